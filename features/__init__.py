@@ -1,0 +1,1 @@
+"""The PyFlink job that turns events into chronological action-token sequences."""

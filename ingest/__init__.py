@@ -1,0 +1,1 @@
+"""Events enter here: contract, validation, topics, producers, dataset adapters, replay."""

@@ -1,0 +1,1 @@
+"""Pure tensor functions: interval attention and grouped linear."""

@@ -1,0 +1,1 @@
+"""The one-pass trainer: score, log normalized entropy, learn, checkpoint, export."""
