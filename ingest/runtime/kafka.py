@@ -191,9 +191,10 @@ def create_topics(bootstrap: str, num_partitions: int, names: Iterable[str] | No
     }
     try:
         missing = set(wanted) - set(admin.list_topics())
-        admin.create_topics(
-            [NewTopic(name, wanted[name][0], 1, topic_configs=wanted[name][1]) for name in missing]
-        )
+        if missing:
+            admin.create_topics(
+                [NewTopic(name, wanted[name][0], 1, topic_configs=wanted[name][1]) for name in missing]
+            )
         _await_topics(bootstrap, {name: count for name, (count, _) in wanted.items()})
     finally:
         admin.close()
