@@ -1,0 +1,140 @@
+"""A batch of users as tensors: what the model reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from features.sequences import SequenceColumns
+from ingest.runtime.errors import FreshetError
+from kernels.jagged import offsets_of, positions_of, sequence_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """B users' tokens, T in all, laid end to end in time order; a user's targets are his last rows.
+
+    Shapes: `user_ids`, `num_targets` int64[B]; `offsets` int64[B+1]; all else int64[T].
+    Units: `times_ms` UTC, `watch_ms` milliseconds, `price_minor` minor units of the currency.
+
+    Example:
+        >>> batch = TokenBatch.of_items(user_ids=[7], item_ids=[[1, 2, 3]], num_targets=[1])
+        >>> batch.is_target.tolist()
+        [False, False, True]
+    """
+
+    user_ids: Tensor
+    offsets: Tensor
+    num_targets: Tensor
+    item_ids: Tensor
+    times_ms: Tensor
+    actions: Tensor
+    watch_ms: Tensor
+    price_minor: Tensor
+
+    @classmethod
+    def from_columns(
+        cls, columns: SequenceColumns, *, max_history: int | None = None
+    ) -> TokenBatch:
+        """Take decoded messages, of each only the newest `max_history` history tokens.
+
+        Raises:
+            FreshetError: `max_history` is negative.
+        """
+        if max_history is not None and max_history < 0:
+            raise FreshetError("max_history is negative", detail=f"It is {max_history}.")
+        lengths = np.diff(columns.offsets)
+        tokens = columns.tokens
+        if max_history is not None:
+            kept = np.minimum(lengths - columns.num_targets, max_history) + columns.num_targets
+            if bool((kept < lengths).any()):
+                tokens = tokens[_last_rows(columns.offsets[1:], kept)]
+                lengths = kept
+        return cls(
+            user_ids=_int64(columns.user_ids),
+            offsets=offsets_of(_int64(lengths)),
+            num_targets=_int64(columns.num_targets),
+            item_ids=_int64(tokens["item_id"]),
+            times_ms=_int64(tokens["event_time_ms"]),
+            actions=_int64(tokens["actions"]),
+            watch_ms=_int64(tokens["watch_ms"]),
+            price_minor=_int64(tokens["price_minor"]),
+        )
+
+    @classmethod
+    def of_items(
+        cls, *, user_ids: list[int], item_ids: list[list[int]], num_targets: list[int]
+    ) -> TokenBatch:
+        """Tokens with items only: times, actions, watch and price are 0."""
+        lengths = torch.tensor([len(items) for items in item_ids], dtype=torch.int64)
+        flat = torch.tensor([item for items in item_ids for item in items], dtype=torch.int64)
+        zeros = torch.zeros_like(flat)
+        return cls(
+            user_ids=torch.tensor(user_ids, dtype=torch.int64),
+            offsets=offsets_of(lengths),
+            num_targets=torch.tensor(num_targets, dtype=torch.int64),
+            item_ids=flat,
+            times_ms=zeros,
+            actions=zeros,
+            watch_ms=zeros,
+            price_minor=zeros,
+        )
+
+    def __len__(self) -> int:
+        """How many users."""
+        return len(self.user_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """T, history and targets."""
+        return len(self.item_ids)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Tokens of each user, int64[B]."""
+        return self.offsets.diff()
+
+    @cached_property
+    def is_target(self) -> Tensor:
+        """Which tokens are targets, bool[T]."""
+        history = self.lengths - self.num_targets
+        return positions_of(self.lengths) >= torch.repeat_interleave(history, self.lengths)
+
+    @cached_property
+    def target_index(self) -> Tensor:
+        """The targets' rows, int64[M]."""
+        return self.is_target.nonzero()[:, 0]
+
+    @cached_property
+    def target_user(self) -> Tensor:
+        """The user (row of `user_ids`) of each target, int64[M]."""
+        return sequence_of(self.num_targets)
+
+    def slice(self, lo: int, hi: int) -> TokenBatch:
+        """Users lo..hi-1."""
+        first, last = int(self.offsets[lo]), int(self.offsets[hi])
+        return TokenBatch(
+            user_ids=self.user_ids[lo:hi],
+            offsets=self.offsets[lo : hi + 1] - first,
+            num_targets=self.num_targets[lo:hi],
+            item_ids=self.item_ids[first:last],
+            times_ms=self.times_ms[first:last],
+            actions=self.actions[first:last],
+            watch_ms=self.watch_ms[first:last],
+            price_minor=self.price_minor[first:last],
+        )
+
+
+def _last_rows(ends: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    starts = np.repeat(ends - np.cumsum(kept), kept)
+    rows: npt.NDArray[np.int64] = starts + np.arange(int(kept.sum()))
+    return rows
+
+
+def _int64(values: npt.NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))

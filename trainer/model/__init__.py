@@ -1,0 +1,1 @@
+"""The recommender: configuration, backbones, heads and losses."""
