@@ -1,0 +1,51 @@
+"""From states to answers: task logits for ranking, unit vectors for retrieval."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.model.config import ModelConfig
+
+
+class RankingHead(nn.Module):
+    """MLP(state * tower(item)) and, beside it, one line each for the item and for the user.
+
+    The two lines carry item and user bias, which a single pass has to learn fast.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, num_tasks = config.embedding_dim, len(config.tasks)
+        self.tower = nn.Linear(width, width)
+        self.hidden = nn.Linear(3 * width, config.hidden_dim)
+        self.hidden_norm = nn.LayerNorm(config.hidden_dim)
+        self.tasks = nn.Linear(config.hidden_dim, num_tasks)
+        self.item_line = nn.Linear(width, num_tasks, bias=False)
+        self.user_line = nn.Linear(width, num_tasks, bias=False)
+
+    def forward(self, state: Tensor, item_embeddings: Tensor, user_state: Tensor) -> Tensor:
+        """Shapes: target states, their items' rows, their users' states, each [M,E] -> [M,tasks]."""
+        tower = self.tower(item_embeddings)
+        joined = torch.cat([state * tower, state, user_state * tower], dim=1)
+        hidden = functional.silu(self.hidden_norm(self.hidden(joined)))
+        logits: Tensor = self.tasks(hidden)
+        return logits + self.item_line(item_embeddings) + self.user_line(user_state)
+
+
+class RetrievalHead(nn.Module):
+    """Users and items in one space, where the cosine ranks."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.user = nn.Linear(config.embedding_dim, config.embedding_dim)
+        self.item = nn.Linear(config.embedding_dim, config.embedding_dim)
+
+    def query(self, user_state: Tensor) -> Tensor:
+        """Shapes: [B,E] -> [B,E], norm 1."""
+        return functional.normalize(self.user(user_state), dim=1)
+
+    def item_vectors(self, item_embeddings: Tensor) -> Tensor:
+        """Shapes: [R,E] -> [R,E], norm 1."""
+        return functional.normalize(self.item(item_embeddings), dim=1)

@@ -1,0 +1,116 @@
+"""HSTU, the default backbone (Zhai et al. 2024, "Actions Speak Louder than Words", section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kernels.interval_attention import interval_attention
+from trainer.model.config import ModelConfig
+from trainer.model.registry import register
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Who sees whom: the rows computed now, and the columns they may attend.
+
+    Shapes: `q_offsets`, `kv_offsets` int64[B+1]; `intervals` int32[Tq,4]; `q_positions`,
+    `q_times_ms` int64[Tq]; `kv_times_ms` int64[Tk]. A target's position is its history's length:
+    each is scored as if it came next.
+    """
+
+    q_offsets: Tensor
+    kv_offsets: Tensor
+    intervals: Tensor
+    q_positions: Tensor
+    q_times_ms: Tensor
+    kv_times_ms: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Keys and values computed before, and where they stand among the columns.
+
+    Shapes: `keys[layer]` [Tp,H,D]; `values[layer]` [Tp,H,V]; `columns` int64[Tk], each a row of
+    [past; rows computed now].
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    columns: Tensor
+
+
+class HSTULayer(nn.Module):
+    """U, V, Q, K = silu(f1(norm(X))); X + f2(norm(attend(Q, K, V)) * U)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.widths = (config.value_dim, config.value_dim, config.qk_dim, config.qk_dim)
+        self.divisor = config.attention_divisor
+        inner = config.num_heads * config.value_dim
+        self.norm = nn.LayerNorm(config.embedding_dim)
+        self.uvqk = nn.Linear(config.embedding_dim, config.num_heads * sum(self.widths))
+        self.attended_norm = nn.LayerNorm(inner)
+        self.output = nn.Linear(inner, config.embedding_dim)
+        self.position_bias = nn.Parameter(torch.randn(config.max_positions) * 0.02)
+        self.time_bias = nn.Parameter(torch.randn(config.num_time_buckets) * 0.02)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[T,E] -> gate [T,H,V], values [T,H,V], queries [T,H,D], keys [T,H,D]."""
+        joined = functional.silu(self.uvqk(self.norm(x))).unflatten(1, (self.num_heads, -1))
+        gate, values, queries, keys = joined.split(self.widths, dim=2)
+        return gate, values, queries, keys
+
+    def attend(
+        self, x: Tensor, gate: Tensor, queries: Tensor, keys: Tensor, values: Tensor, view: View
+    ) -> Tensor:
+        """Rows [Tq,E] after attending columns [Tk,H,D], [Tk,H,V]."""
+        attended = interval_attention(
+            queries,
+            keys,
+            values,
+            q_offsets=view.q_offsets,
+            kv_offsets=view.kv_offsets,
+            intervals=view.intervals,
+            score="silu",
+            scale=queries.shape[2] ** -0.5,
+            divisor=self.divisor,
+            position_bias=self.position_bias,
+            time_bias=self.time_bias,
+            q_positions=view.q_positions,
+            q_times_ms=view.q_times_ms,
+            kv_times_ms=view.kv_times_ms,
+        )
+        update: Tensor = self.output(self.attended_norm(attended.flatten(1)) * gate.flatten(1))
+        return x + update
+
+
+@register("backbone", "hstu")
+class HSTU(nn.Module):
+    """A stack of layers over jagged sequences."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(HSTULayer(config) for _ in range(config.num_layers))
+
+    def forward(
+        self, x: Tensor, view: View, past: Past | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Transform rows [Tq,E]; also give every layer's keys and values of these rows.
+
+        Without `past` the rows are also the columns; with it the columns are `past.columns`.
+        """
+        all_keys, all_values = [], []
+        for index, layer in enumerate(self.layers):
+            gate, values, queries, keys = layer.project(x)
+            all_keys.append(keys)
+            all_values.append(values)
+            if past is not None:
+                keys = torch.cat([past.keys[index], keys]).index_select(0, past.columns)
+                values = torch.cat([past.values[index], values]).index_select(0, past.columns)
+            x = layer.attend(x, gate, queries, keys, values, view)
+        return x, tuple(all_keys), tuple(all_values)
