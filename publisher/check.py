@@ -1,0 +1,81 @@
+"""Whether a hand-over can be served at all: the shapes its configuration asks for, finite numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ingest.runtime.errors import ConfigError, FreshetError
+from trainer.export import Export
+from trainer.model.config import ModelConfig
+from trainer.model.recommender import Recommender
+
+ITEM_WEIGHT = "item_weight"
+ROW_IDS = "row_ids"
+
+
+class ExportRefused(FreshetError):
+    """A hand-over that must not be served; `reason` is one word, for the metric."""
+
+    def __init__(self, reason: str, primary: str, *, detail: str) -> None:
+        super().__init__(primary, detail=detail)
+        self.reason = reason
+
+
+def check_export(export: Export, dense: dict[str, Tensor], table: dict[str, Tensor]) -> None:
+    """Refuse a hand-over that the server could not load or that would answer nonsense.
+
+    Raises:
+        ExportRefused: reason `config`, `shape`, `ids` or `not_finite`; the message names the tensor.
+    """
+    try:
+        config = ModelConfig.from_dict(export.model)
+    except (ConfigError, TypeError) as error:
+        raise ExportRefused("config", "model configuration refused", detail=str(error)) from error
+    with torch.device("meta"):
+        wanted = {name: t.shape for name, t in Recommender(config).state_dict().items()}
+    _check_shapes(wanted, {name: t.shape for name, t in dense.items()})
+    _check_table(config, table)
+    for name, tensor in {**dense, ITEM_WEIGHT: table[ITEM_WEIGHT]}.items():
+        num_bad = int((~torch.isfinite(tensor)).sum())
+        if num_bad:
+            raise ExportRefused(
+                "not_finite",
+                "weights are not finite",
+                detail=f"{name} has {num_bad} of {tensor.numel()} values NaN or infinite.",
+            )
+
+
+def _check_shapes(wanted: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise ExportRefused(
+                "shape",
+                "weights do not fit the configuration",
+                detail=f"{name}: wanted {_shown(wanted.get(name))}, found {_shown(found.get(name))}.",
+            )
+
+
+def _check_table(config: ModelConfig, table: dict[str, Tensor]) -> None:
+    if table.keys() != {ITEM_WEIGHT, ROW_IDS}:
+        raise ExportRefused("shape", "table parts are wrong", detail=f"Found {sorted(table)}.")
+    weight, ids = table[ITEM_WEIGHT], table[ROW_IDS]
+    if weight.ndim != 2 or weight.shape[1] != config.embedding_dim or ids.shape != weight.shape[:1]:
+        raise ExportRefused(
+            "shape",
+            "table does not fit the configuration",
+            detail=f"{ITEM_WEIGHT} {_shown(weight.shape)}, {ROW_IDS} {_shown(ids.shape)}, "
+            f"embedding_dim {config.embedding_dim}.",
+        )
+    used = ids[ids >= 0]
+    if not len(ids) or int(ids[0]) >= 0 or len(used.unique()) != len(used):
+        raise ExportRefused(
+            "ids",
+            "table ids are wrong",
+            detail=f"{len(ids)} rows, {len(used)} ids, {len(used.unique())} different; "
+            "row 0 belongs to unknown items and every id to one row.",
+        )
+
+
+def _shown(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(list(shape))

@@ -1,0 +1,64 @@
+"""The publisher's environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from ingest.runtime.errors import ConfigError
+from ingest.runtime.settings import KafkaSettings
+from publisher.service import PublisherConfig
+
+S = TypeVar("S", bound=KafkaSettings)
+
+
+class PublisherSettings(KafkaSettings):
+    """Read from FRESHET_PUBLISHER_*."""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHET_PUBLISHER_")
+
+    exports: Path = Field(description="Directory the trainer writes its hand-overs to.")
+    store: Path = Field(description="Root directory of the snapshot store.")
+    model_name: str = Field(default="freshet", description="Name versions are published under.")
+    keep_versions: int = Field(
+        default=5, description="Newest versions kept in the store; the one pointed to always is."
+    )
+    poll_seconds: float = Field(default=0.5, description="Pause between two looks at the exports.")
+    metrics_port: int = Field(default=9103, description="Port of /metrics; 0 picks a free one.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address /metrics listens on.")
+
+    def config(self) -> PublisherConfig:
+        """The validated configuration.
+
+        Raises:
+            ConfigError: a value that cannot work.
+        """
+        return PublisherConfig(
+            exports=self.exports,
+            store=self.store,
+            model_name=self.model_name,
+            keep_versions=self.keep_versions,
+            poll_seconds=self.poll_seconds,
+        )
+
+
+def read_settings(cls: type[S]) -> S:
+    """Read settings from the environment.
+
+    Raises:
+        ConfigError: one is missing or malformed; the message names its variable.
+    """
+    try:
+        return cls()
+    except ValidationError as error:
+        prefix = cls.model_config.get("env_prefix", "")
+        problems = [
+            f"{name if (name := str(p['loc'][0])).isupper() else prefix + name.upper()}: {p['msg']}"
+            for p in error.errors()
+        ]
+        raise ConfigError(
+            "settings refused", detail="; ".join(problems), hint="set these environment variables"
+        ) from error
