@@ -169,7 +169,8 @@ def test_gradients_reach_every_parameter_and_the_item_rows() -> None:
     loss.backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
-    assert items.grad is not None and items.grad.any(1).all()
+    assert items.grad is not None
+    assert items.grad.any(1).all()
 
 
 def test_the_same_seed_builds_the_same_model() -> None:
@@ -195,5 +196,5 @@ def test_refusals_name_what_is_wrong() -> None:
             model.score(cache, torch.tensor(index), items[:2], torch.zeros(2).long())
     with pytest.raises(FreshetError, match="times_ms"):
         model.score(cache, torch.tensor([0, 1]), items[:2], torch.zeros(3).long())
-    with pytest.raises(ConfigError, match="none of .*hstu"):
+    with pytest.raises(ConfigError, match=r"none of .*hstu"):
         Recommender(replace(CONFIG, backbone="nosuch"))
