@@ -1,0 +1,99 @@
+# `make` alone explains itself. Everything lands in .venv/ and build/; nothing else is touched.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+HOST_PYTHON ?= python3.11
+PYTHON := .venv/bin/python
+UV := build/bootstrap/bin/uv
+LOCKS := deploy/locks
+
+# What `make demo` replays: ml-100k, synthetic or a file; at most EVENTS of it; SPEED max or a factor.
+DATA ?= ml-100k
+EVENTS ?=
+SPEED ?= max
+
+# A wheel of the model stack is larger than the default of 30 s allows on a slow line.
+export UV_HTTP_TIMEOUT ?= 600
+export UV_PYTHON_DOWNLOADS := never
+
+##@ Start here
+.PHONY: help setup doctor demo
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.synced build/jars/kafka/.copied build/jars/flink/.copied ## Install everything, by the locks, into .venv/ and build/
+
+doctor: ## Check this machine and what is installed; say how to mend it
+	@$(if $(wildcard $(PYTHON)),$(PYTHON),$(HOST_PYTHON)) -m deploy.doctor
+
+demo: setup ## The whole loop on real events [DATA=ml-100k|synthetic|FILE] [EVENTS=n] [SPEED=max|x]
+	$(PYTHON) -m deploy demo --data '$(DATA)' $(if $(EVENTS),--events '$(EVENTS)') --speed '$(SPEED)'
+
+##@ Test
+.PHONY: test test-unit test-e2e lint typecheck
+test: setup lint typecheck ## Everything: lint, types, unit, property and end-to-end tests
+	$(PYTHON) -m pytest
+
+test-unit: setup ## Tests that start no JVM
+	$(PYTHON) -m pytest -m "not e2e"
+
+test-e2e: setup ## Tests with a real broker and real Flink
+	$(PYTHON) -m pytest -m e2e
+
+lint: setup ## Style, formatting and the direction of imports
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	.venv/bin/lint-imports --no-logo
+
+typecheck: setup ## Strict types of every room
+	$(PYTHON) -m mypy
+
+##@ Develop
+.PHONY: format settings lock clean clean-all
+format: setup ## Rewrite the sources in the house format
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+settings: setup ## Rewrite deploy/SETTINGS.md from the settings classes
+	$(PYTHON) -m deploy.settings_table
+
+LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
+  --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
+lock: build/bootstrap/.installed ## Rewrite the locks from pyproject.toml [UPGRADE=--upgrade]
+	$(LOCK) $(LOCKS)/bootstrap.in --output-file $(LOCKS)/bootstrap.txt
+	$(LOCK) pyproject.toml --override $(LOCKS)/overrides.txt --all-extras --output-file $(LOCKS)/all.txt
+	for extra in ingest features trainer publisher; do \
+	  $(LOCK) pyproject.toml --override $(LOCKS)/overrides.txt --extra $$extra \
+	    --constraint $(LOCKS)/all.txt --output-file $(LOCKS)/$$extra.txt; \
+	done
+
+clean: ## Delete caches and the outputs of demos
+	rm -rf build/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+clean-all: clean ## Delete what `make setup` installed, too
+	rm -rf .venv build
+
+.PHONY: requirements
+requirements:
+	@deploy/bootstrap.sh '$(HOST_PYTHON)'
+
+build/bootstrap/.installed: $(LOCKS)/bootstrap.txt | requirements
+	rm -rf build/bootstrap
+	$(HOST_PYTHON) -m venv build/bootstrap
+	build/bootstrap/bin/pip install --quiet --require-hashes --requirement $(LOCKS)/bootstrap.txt
+	touch $@
+
+.venv/.synced: $(LOCKS)/all.txt pyproject.toml build/bootstrap/.installed
+	test -x $(PYTHON) || $(UV) venv --quiet --python '$(HOST_PYTHON)' .venv
+	$(UV) pip sync --python $(PYTHON) --require-hashes $(LOCKS)/all.txt
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	touch $@
+
+build/jars/%/.copied: deploy/pom.xml | requirements
+	rm -rf $(@D)
+	mvn --quiet --batch-mode --strict-checksums --file deploy/pom.xml --activate-profiles $* \
+	  dependency:copy-dependencies -DoutputDirectory='$(abspath $(@D))'
+	touch $@
