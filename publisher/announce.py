@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import msgspec
-from kafka.errors import KafkaError
 
 from ingest.runtime.errors import BrokerError
 from ingest.runtime.kafka import make_producer, read_all
 from ingest.runtime.topics import SNAPSHOTS
 from publisher.snapshots.manifest import Announcement, decode_announcement
-
-_SEND_TIMEOUT_SECONDS = 30
 
 
 class Announcer:
@@ -42,12 +39,14 @@ class Announcer:
             BrokerError: it was not acknowledged (retriable).
         """
         value = msgspec.json.encode(announcement)
-        try:
-            self._producer.send(SNAPSHOTS, key=self._key, value=value).get(_SEND_TIMEOUT_SECONDS)
-        except KafkaError as error:
+        sent = self._producer.send(SNAPSHOTS, key=self._key, value=value)
+        self._producer.flush()
+        if not sent.succeeded():
             raise BrokerError(
-                "announcing failed", detail=f"{announcement.version}: {error!r}.", retriable=True
-            ) from error
+                "announcing failed",
+                detail=f"{announcement.version}: {sent.exception!r}.",
+                retriable=True,
+            )
 
     def close(self) -> None:
         """Leave the broker."""

@@ -1,0 +1,1 @@
+"""The server: follows users and versions, swaps versions whole, answers over HTTP."""

@@ -1,0 +1,87 @@
+"""`python -m publisher.serving`: answer over HTTP with the newest version."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+import uvicorn
+
+from ingest.runtime.errors import ConfigError
+from ingest.runtime.logs import set_up_logging
+from ingest.runtime.service import StopSignal, run
+from publisher.serving.app import Serving, create_app
+from publisher.serving.follow import UserFollower, VersionFollower, follow
+from publisher.serving.live import Live
+from publisher.serving.settings import ServingSettings
+from publisher.serving.users import UserStates
+from publisher.settings import read_settings
+from publisher.snapshots import SnapshotStore
+from publisher.snapshots.disk import write_durably
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT, or until following a topic fails for good."""
+    settings = read_settings(ServingSettings)
+    log = set_up_logging("serving", settings.log_level)
+    config = settings.config()
+    torch.set_num_threads(config.torch_threads)
+    listener = _listen(settings.host, settings.port)
+    live = Live(SnapshotStore(config.store, config.model_name), config)
+    users = UserStates(max_users=config.max_users, max_history=config.max_history)
+    user_follower = UserFollower(settings.bootstrap, users)
+    version_follower = VersionFollower(settings.bootstrap, live, config.model_name)
+    stop = StopSignal()
+    with (
+        ThreadPoolExecutor(2, "follow") as followers,
+        ThreadPoolExecutor(config.num_workers) as workers,
+    ):
+        serving = Serving(
+            live=live,
+            users=users,
+            config=config,
+            workers=workers,
+            caught_up=lambda: user_follower.caught_up,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(serving), log_level="warning", access_log=False, lifespan="off"
+            )
+        )
+
+        def end(_: Future[None]) -> None:
+            server.should_exit = True
+
+        running = [
+            followers.submit(follow, each, stop) for each in (user_follower, version_follower)
+        ]
+        for future in running:
+            future.add_done_callback(end)
+        address = "http://{}:{}".format(*listener.getsockname()[:2])
+        if settings.address_file is not None:
+            settings.address_file.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(settings.address_file, address.encode())
+        log.info("serving started", address=address, store=str(config.store))
+        try:
+            server.run(sockets=[listener])
+        finally:
+            stop.request()
+        for future in running:
+            future.result()
+    log.info("serving stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=128)
+    except OSError as error:
+        raise ConfigError(
+            "port not free",
+            detail=f"{host}:{port}: {error.strerror}.",
+            hint="set another FRESHET_SERVING_PORT, or 0 to pick a free one",
+        ) from error
+
+
+if __name__ == "__main__":
+    run(main)

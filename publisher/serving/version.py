@@ -1,0 +1,193 @@
+"""One loaded version: everything a request needs, and nothing of any other version."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from features.sequences import SequenceColumns
+from publisher.check import ITEM_WEIGHT, ROW_IDS
+from publisher.serving import metrics
+from publisher.serving.config import ServingConfig
+from publisher.serving.users import UserState
+from publisher.snapshots import DENSE, TABLE, BadSnapshot, SnapshotManifest, SnapshotStore
+from trainer.batch import TokenBatch
+from trainer.model.config import ModelConfig
+from trainer.model.recommender import HistoryCache, Recommender
+
+_FALLBACK_ROW = 0
+
+
+class Retrieved(NamedTuple):
+    """A shortlist, best first: `item_ids` int64[K], cosine `similarities` float32[K]."""
+
+    item_ids: npt.NDArray[np.int64]
+    similarities: Tensor
+
+
+class ServedVersion:
+    """Weights, table, id map and the histories encoded with them.
+
+    Shapes: R rows, E model width, T history tokens, M candidates.
+    """
+
+    def __init__(
+        self,
+        manifest: SnapshotManifest,
+        model: Recommender,
+        *,
+        item_weight: Tensor,
+        row_ids: npt.NDArray[np.int64],
+        config: ServingConfig,
+    ) -> None:
+        self.manifest = manifest
+        self.model = model
+        self.task_names = model.config.task_names
+        self._config = config
+        self._item_weight = item_weight
+        (rows,) = np.nonzero(row_ids >= 0)
+        self._rows = rows[np.argsort(row_ids[rows])]
+        self._ids = row_ids[self._rows]
+        with torch.inference_mode():
+            self._vectors = model.item_vectors(item_weight[torch.from_numpy(self._rows)])
+        self._encoded: OrderedDict[tuple[int, int, int], HistoryCache] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def item_ids(self) -> npt.NDArray[np.int64]:
+        """Items that have a row of their own, ascending."""
+        return self._ids
+
+    @property
+    def num_items(self) -> int:
+        """How many they are."""
+        return len(self._ids)
+
+    def known(self, item_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which items have a row of their own: int64[M] -> bool[M]."""
+        return self._find(item_ids)[1]
+
+    def embed(self, item_ids: npt.NDArray[np.int64]) -> Tensor:
+        """Items' rows, [M] -> [M,E]; an item without one gets the fallback row and is counted."""
+        place, known = self._find(item_ids)
+        rows = np.where(known, self._rows[place] if self.num_items else 0, _FALLBACK_ROW)
+        metrics.FALLBACK_ROWS.inc(int((~known).sum()))
+        return self._item_weight.index_select(0, torch.from_numpy(rows))
+
+    @torch.inference_mode()
+    def encode(self, tokens: npt.NDArray[np.void]) -> HistoryCache:
+        """Encode one user's history, TOKEN[T] in time order; the newest `max_history` count."""
+        none = np.zeros(1, np.int64)
+        columns = SequenceColumns(
+            user_ids=none,
+            clocks_ms=none,
+            offsets=np.array([0, len(tokens)]),
+            num_targets=none,
+            tokens=tokens,
+        )
+        batch = TokenBatch.from_columns(columns, max_history=self.model.config.max_history)
+        return self.model.encode(batch, self.embed(batch.item_ids.numpy()))
+
+    def encode_user(self, user_id: int, state: UserState) -> HistoryCache:
+        """Encode a kept history, or take what was encoded before from the same message."""
+        key = (user_id, state.partition, state.offset)
+        with self._lock:
+            found = self._encoded.get(key)
+            if found is not None:
+                self._encoded.move_to_end(key)
+                return found
+        encoded = self.encode(state.tokens)
+        with self._lock:
+            self._encoded[key] = encoded
+            if len(self._encoded) > self._config.cached_histories:
+                self._encoded.popitem(last=False)
+        return encoded
+
+    @torch.inference_mode()
+    def score(self, history: HistoryCache, item_ids: npt.NDArray[np.int64], time_ms: int) -> Tensor:
+        """Task logits of candidates shown at `time_ms` (UTC): int64[M] -> [M,tasks]."""
+        size = self._config.micro_batch
+        logits = [
+            self.model.score(
+                history,
+                torch.zeros(len(part), dtype=torch.int64),
+                self.embed(part),
+                torch.full((len(part),), time_ms, dtype=torch.int64),
+            )
+            for part in np.split(item_ids, range(size, len(item_ids), size))
+        ]
+        return torch.cat(logits)
+
+    @torch.inference_mode()
+    def retrieve(
+        self, history: HistoryCache, count: int, *, excluded: npt.NDArray[np.int64]
+    ) -> Retrieved:
+        """The `count` items nearest to the user by exact dot product, without the `excluded` ids."""
+        similarities = self._vectors @ history.query[0]
+        place, known = self._find(np.unique(excluded))
+        similarities[torch.from_numpy(place[known])] = -torch.inf
+        left = self.num_items - int(known.sum())
+        best = similarities.topk(min(count, left))
+        return Retrieved(self._ids[best.indices.numpy()], best.values)
+
+    def _find(
+        self, item_ids: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Places in the sorted ids, and whether the item is there."""
+        if not self.num_items:
+            return np.zeros(len(item_ids), np.intp), np.zeros(len(item_ids), np.bool_)
+        place = np.minimum(np.searchsorted(self._ids, item_ids), self.num_items - 1)
+        return place, self._ids[place] == item_ids
+
+
+def load_version(
+    store: SnapshotStore,
+    version: str,
+    config: ServingConfig,
+    *,
+    manifest_sha256: str | None = None,
+) -> ServedVersion:
+    """Read a version, check every byte, build it and try it.
+
+    Raises:
+        BadSnapshot: damaged, missing, of another shape, or its scores are not finite.
+        ConfigError: the model's configuration cannot work.
+    """
+    manifest = store.manifest(version, expected_sha256=manifest_sha256)
+    model_config = ModelConfig.from_dict(manifest.model)
+    if model_config.max_history > config.max_history:
+        raise BadSnapshot(
+            "version needs longer histories than are kept",
+            detail=f"{version} wants {model_config.max_history}, kept are {config.max_history}.",
+            hint="raise FRESHET_SERVING_MAX_HISTORY",
+        )
+    model = Recommender(model_config)
+    table = load(store.read(manifest, TABLE))
+    try:
+        model.load_state_dict(load(store.read(manifest, DENSE)))
+    except RuntimeError as error:
+        raise BadSnapshot("weights do not fit the model", detail=f"{version}: {error}") from error
+    served = ServedVersion(
+        manifest,
+        model.eval().requires_grad_(False),
+        item_weight=table[ITEM_WEIGHT],
+        row_ids=table[ROW_IDS].numpy(),
+        config=config,
+    )
+    _try(served)
+    return served
+
+
+def _try(served: ServedVersion) -> None:
+    """Score once before anybody asks: proves the version works and warms it up."""
+    history = served.encode(UserState(0, 0, b"").tokens)
+    logits = served.score(history, served.item_ids[:1], served.manifest.watermark_ms)
+    if not bool(torch.isfinite(logits).all()):
+        raise BadSnapshot("scores are not finite", detail=f"{served.manifest.version}: {logits}.")
