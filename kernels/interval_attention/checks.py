@@ -13,7 +13,8 @@ from ingest.runtime.errors import FreshetError
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Refuse q [Tq,H,D], k [Tk,H,D], v [Tk,H,V] that do not fit one another."""
     seen = ", ".join(
-        f"{name} {tuple(x.shape)} {x.dtype} {x.device}" for name, x in zip("qkv", (q, k, v), strict=True)
+        f"{name} {tuple(x.shape)} {x.dtype} {x.device}"
+        for name, x in zip("qkv", (q, k, v), strict=True)
     )
     if not all(x.dim() == 3 for x in (q, k, v)):
         raise _refused("shape", f"Each must be [rows, heads, width]; seen: {seen}.")

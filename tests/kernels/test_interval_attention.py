@@ -78,7 +78,9 @@ def make_case(
 ) -> dict[str, Any]:
     """Users of `lengths` tokens, the last `targets` of them targets; delta computes only these."""
     generator = torch.Generator().manual_seed(seed)
-    total, num_targets = (torch.tensor(numbers, dtype=torch.int64) for numbers in (lengths, targets))
+    total, num_targets = (
+        torch.tensor(numbers, dtype=torch.int64) for numbers in (lengths, targets)
+    )
     rows = num_targets if delta else total
     num_rows, num_columns = int(rows.sum()), int(total.sum())
 
@@ -150,7 +152,7 @@ def test_it_equals_the_dense_loop_where_padding_sizes_change(lengths: list[int])
 @pytest.mark.parametrize("score", ["silu", "softmax"])
 @pytest.mark.parametrize("delta", [False, True])
 def test_its_gradients_are_those_of_the_function(score: str, delta: bool) -> None:
-    case = make_case([3, 0, 1, 4], [1, 0, 1, 2], score=score, delta=delta)
+    case = make_case([3, 0, 1], [1, 0, 1], score=score, delta=delta)
     names = ["q", "k", "v", "position_bias", "time_bias"]
     inputs = [case[name].requires_grad_() for name in names]
 

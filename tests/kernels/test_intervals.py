@@ -38,7 +38,9 @@ def test_target_aware_rows_see_the_history_before_them_and_themselves(counts: Us
 def test_candidates_are_the_target_rows_of_the_whole_sequence(counts: Users) -> None:
     history, targets = columns_of(counts)
     whole = intervals.target_aware(history + targets, targets)
-    is_target = torch.tensor([row >= h for h, t in counts for row in range(h + t)], dtype=torch.bool)
+    is_target = torch.tensor(
+        [row >= h for h, t in counts for row in range(h + t)], dtype=torch.bool
+    )
     assert torch.equal(intervals.candidates(history, targets), whole[is_target])
 
 

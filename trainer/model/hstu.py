@@ -59,20 +59,23 @@ class HSTULayer(nn.Module):
         self.position_bias = nn.Parameter(torch.randn(config.max_positions) * 0.02)
         self.time_bias = nn.Parameter(torch.randn(config.num_time_buckets) * 0.02)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """[T,E] -> gate [T,H,V], values [T,H,V], queries [T,H,D], keys [T,H,D]."""
+    def forward(
+        self, x: Tensor, view: View, past: tuple[Tensor, Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Transform rows [Tq,E]; also give their keys [Tq,H,D] and values [Tq,H,V].
+
+        `past` is this layer's keys, its values and `Past.columns`.
+        """
         joined = functional.silu(self.uvqk(self.norm(x))).unflatten(1, (self.num_heads, -1))
         gate, values, queries, keys = joined.split(self.widths, dim=2)
-        return gate, values, queries, keys
-
-    def attend(
-        self, x: Tensor, gate: Tensor, queries: Tensor, keys: Tensor, values: Tensor, view: View
-    ) -> Tensor:
-        """Rows [Tq,E] after attending columns [Tk,H,D], [Tk,H,V]."""
+        all_keys, all_values = keys, values
+        if past is not None:
+            all_keys = torch.cat([past[0], keys]).index_select(0, past[2])
+            all_values = torch.cat([past[1], values]).index_select(0, past[2])
         attended = interval_attention(
             queries,
-            keys,
-            values,
+            all_keys,
+            all_values,
             q_offsets=view.q_offsets,
             kv_offsets=view.kv_offsets,
             intervals=view.intervals,
@@ -85,8 +88,8 @@ class HSTULayer(nn.Module):
             q_times_ms=view.q_times_ms,
             kv_times_ms=view.kv_times_ms,
         )
-        update: Tensor = self.output(self.attended_norm(attended.flatten(1)) * gate.flatten(1))
-        return x + update
+        update = self.output(self.attended_norm(attended.flatten(1)) * gate.flatten(1))
+        return x + update, keys, values
 
 
 @register("backbone", "hstu")
@@ -106,11 +109,8 @@ class HSTU(nn.Module):
         """
         all_keys, all_values = [], []
         for index, layer in enumerate(self.layers):
-            gate, values, queries, keys = layer.project(x)
+            own = past and (past.keys[index], past.values[index], past.columns)
+            x, keys, values = layer(x, view, own)
             all_keys.append(keys)
             all_values.append(values)
-            if past is not None:
-                keys = torch.cat([past.keys[index], keys]).index_select(0, past.columns)
-                values = torch.cat([past.values[index], values]).index_select(0, past.columns)
-            x = layer.attend(x, gate, queries, keys, values, view)
         return x, tuple(all_keys), tuple(all_values)
