@@ -22,7 +22,11 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from ingest.events import ACTION_BITS, LONG_WATCH_BIT
 from ingest.runtime.errors import FreshetError
+
+# What a token's `actions` bits mean: the events' vocabulary and what is derived from it.
+TOKEN_BITS: dict[str, int] = ACTION_BITS | {"long_watch": LONG_WATCH_BIT}
 
 TOKEN = np.dtype(
     [

@@ -1,0 +1,133 @@
+"""The join: one user's events, in time order, become tokens."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import msgspec
+
+from features.sequences import TOKEN_STRUCT
+from ingest.events import ACTION_BITS, LONG_WATCH_BIT, Event
+
+# A pending event as it lies in memory and in Flink's state: event time, source offset, item,
+# price (-1 where the event has none), watch time, action bits. The first two order it.
+EVENT_STRUCT = struct.Struct("<qqqqII")
+
+# Later than any event.
+NEVER_MS = 2**63 - 1
+
+PendingEvent = tuple[int, int, int, int, int, int]
+
+
+class Token(msgspec.Struct, gc=False):
+    """What one user did to one item within the join window.
+
+    `first_ms` and `first_offset` are the event that opened it, `last_ms` the newest folded in;
+    `min_offset` and `max_offset` span the source offsets of its `num_events` events.
+    """
+
+    first_ms: int
+    first_offset: int
+    item_id: int
+    price_minor: int
+    watch_ms: int
+    actions: int
+    last_ms: int
+    min_offset: int
+    max_offset: int
+    num_events: int
+
+    def pack(self, long_watch_ms: int) -> bytes:
+        """The token as a record of `features.sequences.TOKEN`, with its derived bits."""
+        actions = self.actions
+        if self.watch_ms >= long_watch_ms:
+            actions |= LONG_WATCH_BIT
+        return TOKEN_STRUCT.pack(
+            self.item_id,
+            self.first_ms,
+            max(self.price_minor, 0),
+            self.watch_ms,
+            actions,
+        )
+
+
+def pack_event(event: Event, offset: int) -> bytes:
+    """An event as a pending record, all that the join needs of it."""
+    price = event.price_minor
+    return EVENT_STRUCT.pack(
+        event.event_time_ms,
+        offset,
+        event.item_id,
+        -1 if price is None else price,
+        event.watch_ms or 0,
+        ACTION_BITS[event.action],
+    )
+
+
+def sort_events(pending: bytes) -> tuple[list[PendingEvent], bytes]:
+    """Pending records in the order of the join, by event time, then source offset; and repacked so."""
+    events = list(EVENT_STRUCT.iter_unpack(pending))
+    ordered = sorted(events)
+    if ordered == events:
+        return ordered, pending
+    return ordered, b"".join([EVENT_STRUCT.pack(*event) for event in ordered])
+
+
+def join_events(
+    events: Iterable[PendingEvent], join_window_ms: int, opened_before_ms: int = NEVER_MS
+) -> tuple[list[Token], int]:
+    """Fold one user's sorted events into tokens, sorted by (first event time, first offset).
+
+    An item's first event opens a token; its events up to `join_window_ms` later fold in: action
+    bits are ORed, the longest watch and the newest price stay. A later one opens the next token.
+
+    Returns:
+        The tokens opened before `opened_before_ms`, and when the first one after them opened
+        (NEVER_MS where there is none).
+
+    Example:
+        >>> click, purchase = (1_000, 7, 42, -1, 0, 2), (3_000, 9, 42, 499, 0, 32)
+        >>> tokens, _ = join_events([click, purchase], 60_000)
+        >>> [(token.item_id, token.actions, token.price_minor) for token in tokens]
+        [(42, 34, 499)]
+        >>> tokens, next_ms = join_events([click, purchase], 1_999, opened_before_ms=3_000)
+        >>> len(tokens), next_ms
+        (1, 3000)
+    """
+    tokens: list[Token] = []
+    next_ms = NEVER_MS
+    newest: dict[int, Token] = {}
+    for time_ms, offset, item_id, price, watch_ms, bits in events:
+        token = newest.get(item_id)
+        if token is None or time_ms > token.first_ms + join_window_ms:
+            if time_ms >= opened_before_ms:
+                if next_ms == NEVER_MS:
+                    next_ms = time_ms
+                continue
+            token = Token(
+                time_ms,
+                offset,
+                item_id,
+                price,
+                watch_ms,
+                bits,
+                time_ms,
+                offset,
+                offset,
+                1,
+            )
+            newest[item_id] = token
+            tokens.append(token)
+            continue
+        token.actions |= bits
+        token.last_ms = time_ms
+        token.num_events += 1
+        token.watch_ms = max(token.watch_ms, watch_ms)
+        if price >= 0:
+            token.price_minor = price
+        if offset > token.max_offset:
+            token.max_offset = offset
+        elif offset < token.min_offset:
+            token.min_offset = offset
+    return tokens, next_ms
