@@ -107,9 +107,7 @@ class Child:
         self._process.wait()
 
 
-def await_condition(
-    condition: Callable[[], bool], child: Child, *, timeout_seconds: float
-) -> None:
+def await_condition(condition: Callable[[], bool], child: Child, *, timeout_seconds: float) -> None:
     """Wait until `condition` holds while `child` lives.
 
     Raises:

@@ -1,0 +1,49 @@
+"""The conservation law, checked twice: by the job's own counters and by what lies in the topics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from features.sequences import Counters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What a run left behind, beside what the features job counted.
+
+    `events_in_topic` counts records of `events`, heartbeats too; `targets_in_topic` target rows of
+    committed messages; `distinct_targets` the different events that opened them;
+    `targets_trained` what the trainer says it learned.
+    """
+
+    counters: Counters
+    events_in_topic: int
+    targets_in_topic: int
+    distinct_targets: int
+    targets_trained: int
+    late_in_topic: int
+    dead_in_topic: int
+    dead_at_door: int
+
+    def problems(self) -> list[str]:
+        """Every way in which the law does not hold; empty when it does.
+
+        Example:
+            >>> Audit(counters=Counters(events=2, targets=1, late=1), events_in_topic=2,
+            ...       targets_in_topic=1, distinct_targets=1, targets_trained=0, late_in_topic=1,
+            ...       dead_in_topic=0, dead_at_door=0).problems()
+            ['targets in the topic and trained: 1 != 0']
+        """
+        counted = self.counters
+        records = counted.events + counted.heartbeats
+        pairs = [
+            ("events unaccounted for", counted.imbalance(), 0),
+            ("events still pending", counted.pending, 0),
+            ("records counted and in the topic", records, self.events_in_topic),
+            ("targets counted and in the topic", counted.targets, self.targets_in_topic),
+            ("targets in the topic and different", self.targets_in_topic, self.distinct_targets),
+            ("targets in the topic and trained", self.targets_in_topic, self.targets_trained),
+            ("late counted and in the topic", counted.late, self.late_in_topic),
+            ("dead counted and in the topic", counted.dead + self.dead_at_door, self.dead_in_topic),
+        ]
+        return [f"{what}: {found} != {wanted}" for what, found, wanted in pairs if found != wanted]

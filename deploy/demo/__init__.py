@@ -1,0 +1,1 @@
+"""`make demo`: the whole loop on real events, watched live, with a summary at the end."""

@@ -1,0 +1,150 @@
+"""The log a demo run is made of, and what is known about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from deploy.broker import ROOT
+from deploy.demo.options import DemoOptions
+from features.config import FeaturesConfig
+from ingest.adapters.catalog import open_log
+from ingest.adapters.log import EventLog
+from ingest.adapters.synthetic import NAME, SyntheticConfig, SyntheticTruth, generate
+from ingest.events import Event, InvalidEvent, decode_record
+from ingest.producer import EventProducer
+from ingest.replay import OnProgress, ReplayConfig, replay
+from ingest.runtime.errors import ConfigError
+
+_SAMPLE_ROWS = 50_000
+# A task is worth learning when neither of its classes is rarer than this among the events.
+_LEAST_SHARE = 0.005
+# Task -> the action that makes it; the first that a log has decides the order of recommendations.
+_TASK_ACTIONS = {"click": "click", "like": "like", "purchase": "purchase", "long_watch": "watch"}
+_FAULTS = {"malformed": 0.05, "duplicates": 0.05, "late": 0.02}
+
+
+class DemoLog:
+    """An event log with the tasks it can teach."""
+
+    def __init__(self, log: EventLog, options: DemoOptions, truth: SyntheticTruth | None) -> None:
+        self._log = log
+        self._truth = truth
+        self._state = options.directory / "replay"
+        self.name = log.name
+        self.num_events = min(options.events, len(log)) if options.events else len(log)
+        if self.num_events < 2:
+            raise ConfigError("too few events", detail=f"{self.num_events} in {log.name}.")
+        self.tasks = choose_tasks(self._actions())
+        self.num_dead_at_door = 0
+
+    @property
+    def primary_action(self) -> str:
+        """The action that recommendations are sorted for."""
+        return _TASK_ACTIONS[self.tasks[0]]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Environment of the services."""
+        return {"FRESHET_TRAINER_TASKS": ",".join(self.tasks)}
+
+    def send(
+        self,
+        producer: EventProducer,
+        start: int,
+        stop: int,
+        *,
+        speed: float | None = None,
+        events_per_second: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Replay rows start..stop; behind the last row heartbeats let out what still waits."""
+        features = FeaturesConfig()
+        summary = replay(
+            self._log,
+            producer,
+            ReplayConfig(
+                state_directory=self._state,
+                skip=start,
+                limit=stop - start,
+                speed=speed,
+                events_per_second=events_per_second,
+                flush_after_ms=(
+                    features.emit_after_ms + features.join_window_ms + features.bound_ms + 1
+                    if stop == self.num_events
+                    else None
+                ),
+            ),
+            on_progress=on_progress,
+        )
+        self.num_dead_at_door += summary.num_dead
+
+    def ne_floor(self) -> dict[str, float]:
+        """The least NE any model can reach over the last fifth, where it is known."""
+        return {} if self._truth is None else {"click": self._truth.ne_floor(0.2)}
+
+    def expected(self) -> dict[str, int] | None:
+        """What the generator planted, in the summary's words; None for a log of the real world."""
+        truth = self._truth
+        if truth is None or self.num_events < len(self._log):
+            return None
+        return {
+            "events_in": truth.num_records,
+            "targets": truth.num_impressions,
+            "tokens_folded": truth.num_folded,
+            "duplicates": truth.faults.num_duplicates,
+            "late": truth.faults.num_late,
+            "dead": truth.faults.num_malformed,
+        }
+
+    def _actions(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for rows in self._log.read(0, min(self.num_events, _SAMPLE_ROWS)):
+            for value in rows.values:
+                try:
+                    record = decode_record(value)
+                except InvalidEvent:
+                    continue  # it will be a dead letter; here only actions are counted
+                if isinstance(record, Event):
+                    counts[record.action] += 1
+        return counts
+
+
+def open_demo_log(options: DemoOptions) -> DemoLog:
+    """Open `options.data`; the synthetic log comes with planted faults.
+
+    Raises:
+        FreshetError: no such data set or file, or it cannot be read.
+    """
+    if options.data == NAME:
+        log, truth = generate(SyntheticConfig(num_events=options.events or 100_000, **_FAULTS))
+        return DemoLog(log, DemoOptions(**asdict(options) | {"events": 0}), truth)
+    return DemoLog(open_log(options.data, ROOT / "build" / "datasets"), options, None)
+
+
+def choose_tasks(actions: Mapping[str, int]) -> tuple[str, ...]:
+    """The tasks of which a log shows both classes, in the order of `_TASK_ACTIONS`.
+
+    Example:
+        >>> choose_tasks({"rate": 45, "like": 55})
+        ('like',)
+        >>> choose_tasks({"watch": 90, "click": 10})
+        ('click', 'long_watch')
+    """
+    total = sum(actions.values())
+    shares = {
+        task: actions.get(action, 0) / max(total, 1) for task, action in _TASK_ACTIONS.items()
+    }
+    chosen = [t for t, share in shares.items() if _LEAST_SHARE <= share <= 1 - _LEAST_SHARE]
+    return tuple(chosen) or ("click",)
+
+
+def summary_differs(expected: Mapping[str, int], summary: Mapping[str, Any]) -> list[str]:
+    """Every planted count that was not found again."""
+    return [
+        f"{name}: planted {count}, found {summary[name]}"
+        for name, count in expected.items()
+        if summary[name] != count
+    ]

@@ -1,0 +1,118 @@
+"""The demo's summary: one dictionary for scripts, one page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+
+from deploy.conservation import Audit
+
+
+def conservation_summary(audit: Audit) -> dict[str, Any]:
+    """The conservation law's terms and whether it held."""
+    counters = audit.counters
+    return {
+        "events_in": counters.events + audit.dead_at_door,
+        "targets": counters.targets,
+        "corrections": counters.corrections,
+        "tokens_folded": counters.folded,
+        "duplicates": counters.duplicates,
+        "late": counters.late,
+        "dead": counters.dead + audit.dead_at_door,
+        "heartbeats": counters.heartbeats,
+        "conservation_ok": not audit.problems(),
+        "conservation_problems": audit.problems(),
+    }
+
+
+def render(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the summary as a page."""
+    parts: Sequence[RenderableType] = [
+        _conservation(summary),
+        _quality(summary),
+        _speed(summary),
+        _recommendations(summary["recommendations"]),
+    ]
+    console.print(Panel(Group(*parts), title=f"freshet demo: {summary['data']}", expand=False))
+
+
+def _conservation(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="Conservation: every event is somewhere, once", title_justify="left")
+    names = (
+        "events_in", "targets", "corrections", "tokens_folded", "duplicates", "late", "dead",
+    )  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("holds")
+    holds = "[green]yes[/]" if summary["conservation_ok"] else "[red]NO[/]"
+    table.add_row(*(f"{summary[name]:,}" for name in names), holds)
+    for problem in summary["conservation_problems"]:
+        table.caption = f"{table.caption or ''}{problem}\n"
+    return table
+
+
+def _quality(summary: Mapping[str, Any]) -> Table:
+    table = Table(title="Normalized entropy, scored before learning (base rate = 1)")
+    table.title_justify = "left"
+    for name in ("task", "targets", "lifetime", "last fifth", "item-rate baseline, last fifth"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for task, ne in summary["ne"].items():
+        baseline = summary["ne_baseline"][task]
+        table.add_row(
+            task,
+            f"{ne['num_targets']:,}",
+            _ratio(ne["lifetime"]),
+            _ratio(ne["window"]),
+            _ratio(baseline["window"]),
+        )
+    floors = summary["ne_floor"]
+    if floors:
+        table.caption = "known floor: " + ", ".join(f"{t} {v:.4f}" for t, v in floors.items())
+    return table
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _speed(summary: Mapping[str, Any]) -> Table:
+    fresh = summary["freshness_seconds"]
+    rows = {
+        "events per second, end to end": f"{summary['events_per_second']:,.0f}",
+        "tokens trained per second": f"{summary['tokens_per_second']:,.0f}",
+        "freshness, arrival to served, p50 / p99": f"{fresh['p50']:.2f} s / {fresh['p99']:.2f} s",
+        "versions published / served": f"{summary['versions_published']} / "
+        f"{summary['versions_served']}",
+        "trainer and server scores differ by at most": f"{summary['parity_max_abs_error']:.1e}",
+        "seconds in all": f"{summary['seconds']['total']:.0f}",
+    }
+    table = Table(show_header=False, title="Speed and freshness", title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _recommendations(found: Mapping[str, Any]) -> Table:
+    action = found["action"]
+    table = Table(
+        title=f"User {found['user_id']}: before and after he did {action['action']!r} on item "
+        f"{action['item_id']}",
+        title_justify="left",
+    )
+    for name in ("rank", "before", "score", "after", "score"):
+        table.add_column(name, justify="right")
+    pairs = zip(found["before"]["items"], found["after"]["items"], strict=False)
+    for place, (before, after) in enumerate(pairs, start=1):
+        table.add_row(
+            str(place),
+            str(before["item_id"]),
+            f"{before['score']:.4f}",
+            str(after["item_id"]),
+            f"{after['score']:.4f}",
+        )
+    table.caption = f"versions {found['before']['version']} and {found['after']['version']}"
+    return table
