@@ -19,12 +19,18 @@ ACTION_BITS: dict[str, int] = {name: 1 << index for index, name in enumerate(ACT
 # A token also carries bits no event names: derived ones start here, above every action's bit.
 LONG_WATCH_BIT = 1 << 24
 
-MAX_EVENT_BYTES = 1 << 20
+# Below Kafka's default limit for one message (1,048,588 bytes with its frame).
+MAX_EVENT_BYTES = 1_000_000
 
-_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_TimeMs = Annotated[int, msgspec.Meta(ge=0, le=4_102_444_800_000)]  # 1970 to 2100
-_DurationMs = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-_Money = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+MAX_ID = 2**63 - 1
+MAX_TIME_MS = 4_102_444_800_000  # the year 2100
+MAX_DURATION_MS = 2**32 - 1
+MAX_PRICE_MINOR = 2**53
+
+_Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
+_TimeMs = Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
+_DurationMs = Annotated[int, msgspec.Meta(ge=0, le=MAX_DURATION_MS)]
+_Money = Annotated[int, msgspec.Meta(ge=0, le=MAX_PRICE_MINOR)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

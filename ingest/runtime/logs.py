@@ -11,7 +11,9 @@ import structlog
 def set_up_logging(service: str, level: str = "INFO") -> structlog.stdlib.BoundLogger:
     """Configure the process's logs once and return its logger, bound to the service's name."""
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -27,4 +29,5 @@ def set_up_logging(service: str, level: str = "INFO") -> structlog.stdlib.BoundL
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
     structlog.contextvars.bind_contextvars(service=service)
-    return structlog.get_logger()
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return logger

@@ -1,0 +1,305 @@
+"""A seeded world whose answers are known: who likes what, and what any model could score at best.
+
+Users have latent tastes that drift from day to day; items belong to categories, carry a quality,
+and are born every day. A user is shown items in sessions (`impression`); with a known probability
+a `click` follows within seconds, a click is followed by a `watch`, and that sometimes by a `like`
+and a `purchase`: all of one user and item within FOLD_MS, so they fold into one token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from ingest.adapters.columns import Floats, Ints
+from ingest.adapters.faults import FaultCounts, Stream, plant_faults
+from ingest.adapters.log import RecordLog
+from ingest.events import Event, encode_record, partition_key
+from ingest.runtime.errors import ConfigError
+
+NAME = "synthetic"
+FOLD_MS = 55_000
+"""Everything that follows an impression comes within this time."""
+
+_NUM_TRAITS = 8
+_DAY_MS = 86_400_000
+_IMPRESSIONS_PER_SESSION = 8
+# Far above FOLD_MS: a pair shown again must open a new token, not fold into the old one.
+_PAIR_GAP_MS = 10 * 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """What world to build.
+
+    What follows `num_impressions` makes about 1.8 times as many events. The fractions `malformed`,
+    `duplicates` and `late` are of those, on top; with `disorder_ms` events arrive up to that much
+    after they happened; `taste` scales the part of the click's log-odds that only the
+    user's history can tell, `quality` the part that is the item's own.
+
+    Raises:
+        ConfigError: a value cannot work.
+    """
+
+    num_impressions: int = 50_000
+    seed: int = 1
+    num_users: int = 300
+    num_items_at_start: int = 150
+    num_items_born_a_day: int = 15
+    num_days: int = 14
+    num_categories: int = 6
+    start_ms: int = 1_700_000_000_000
+    base_log_odds: float = -1.4
+    taste: float = 2.5
+    quality: float = 0.4
+    drift_a_day: float = 0.02
+    malformed: float = 0.0
+    duplicates: float = 0.0
+    late: float = 0.0
+    disorder_ms: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name.startswith("num_") and value < 1:
+                raise ConfigError(f"{field.name} must be at least 1", detail=f"It is {value}.")
+        for name in ("malformed", "duplicates", "late", "drift_a_day"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must be a fraction", detail=f"It is {value}.")
+        if not 0 <= self.disorder_ms <= 5_000:
+            raise ConfigError(
+                "disorder_ms must be from 0 to 5000", detail=f"It is {self.disorder_ms}."
+            )
+        if not 0 <= self.start_ms <= 4_000_000_000_000:
+            raise ConfigError("start_ms is outside 1970 to 2096", detail=f"It is {self.start_ms}.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SyntheticTruth:
+    """What is true of a generated log.
+
+    One row for each impression, in event-time order: `impression_ids`, `probability` of a click
+    and whether it was `clicked`. `faults` counts what was planted on top.
+    """
+
+    num_records: int
+    num_events: int
+    num_impressions: int
+    num_folded: int
+    faults: FaultCounts
+    impression_ids: list[str]
+    probability: Floats
+    clicked: Ints
+
+    def ne_floor(self, last_fraction: float = 1.0) -> float:
+        """The lowest normalized entropy of the click task that any model can expect.
+
+        mean H(p) / H(mean p) over the last fraction of impressions, H the binary entropy.
+        """
+        probability = self.probability[-self._count(last_fraction) :]
+        return float(_entropy(probability).mean() / _entropy(probability.mean()))
+
+    def oracle_ne(self, last_fraction: float = 1.0) -> float:
+        """Normalized entropy of the true probabilities on the clicks that happened."""
+        rows = slice(-self._count(last_fraction), None)
+        probability, clicked = self.probability[rows], self.clicked[rows]
+        loss = -np.log(np.where(clicked == 1, probability, 1 - probability)).mean()
+        return float(loss / _entropy(clicked.mean()))
+
+    def _count(self, last_fraction: float) -> int:
+        return max(1, round(self.num_impressions * last_fraction))
+
+
+def _entropy(probability: Floats) -> Floats:
+    p = np.clip(probability, 1e-12, 1 - 1e-12)
+    entropy: Floats = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    return entropy
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shown:
+    """Impressions in time order, one row each."""
+
+    user: Ints
+    item: Ints
+    time_ms: Ints
+    probability: Floats
+    clicked: Ints
+
+
+def generate(config: SyntheticConfig) -> tuple[RecordLog, SyntheticTruth]:
+    """The log and what is true of it; the same config gives the same bytes.
+
+    Raises:
+        ConfigError: so few users and items that a pair would come again too soon.
+    """
+    rng = np.random.default_rng(config.seed)
+    name = f"{NAME}-{config.seed}"
+    shown = _shown(config, rng)
+    stream = _happen(name, shown, rng)
+    num_events = len(stream.values)
+    arrived, faults = plant_faults(
+        stream,
+        name=name,
+        num_malformed=round(num_events * config.malformed),
+        num_duplicates=round(num_events * config.duplicates),
+        num_late=round(num_events * config.late),
+        disorder_ms=config.disorder_ms,
+        rng=rng,
+    )
+    truth = SyntheticTruth(
+        num_records=len(arrived.values),
+        num_events=num_events,
+        num_impressions=config.num_impressions,
+        num_folded=num_events - config.num_impressions,
+        faults=faults,
+        impression_ids=[_event_id(name, row, "impression") for row in range(len(shown.user))],
+        probability=shown.probability,
+        clicked=shown.clicked,
+    )
+    settings = ",".join(f"{key}={value}" for key, value in dataclasses.asdict(config).items())
+    log = RecordLog(
+        name,
+        {"source": NAME, "settings": settings},
+        keys=[partition_key(user) for user in arrived.users],
+        values=arrived.values,
+        times_ms=arrived.arrival_ms,
+    )
+    return log, truth
+
+
+def _shown(config: SyntheticConfig, rng: np.random.Generator) -> _Shown:
+    """Draw a few more impressions than wanted, drop pairs that come again too soon, cut."""
+    num_sessions = round(config.num_impressions * 1.05 / _IMPRESSIONS_PER_SESSION) + 2
+    span_ms = config.num_days * _DAY_MS
+    activity = rng.gamma(2.0, size=config.num_users)
+    session_user = rng.choice(config.num_users, num_sessions, p=activity / activity.sum())
+    opened = rng.integers(0, span_ms, num_sessions)
+    gaps = rng.integers(15_000, 45_000, (num_sessions, _IMPRESSIONS_PER_SESSION))
+    time_ms = (opened[:, None] + np.cumsum(gaps, axis=1)).ravel()
+    user = np.repeat(session_user, _IMPRESSIONS_PER_SESSION)
+    order = np.argsort(time_ms, kind="stable")
+    user, time_ms = user[order], time_ms[order]
+    item, log_odds = _choose_items(config, user, time_ms, rng)
+    probability = 1 / (1 + np.exp(-log_odds))
+    clicked = (rng.random(len(user)) < probability).astype(np.int64)
+    keep = _far_from_its_last(user, item, time_ms)[: config.num_impressions]
+    if len(keep) < config.num_impressions:
+        raise ConfigError(
+            "too few users and items for so many impressions",
+            detail=f"{config.num_users} users can be shown {len(keep)} times in "
+            f"{config.num_days} days, {config.num_impressions} are wanted.",
+        )
+    return _Shown(
+        user=user[keep],
+        item=item[keep],
+        time_ms=time_ms[keep] + config.start_ms,
+        probability=probability[keep],
+        clicked=clicked[keep],
+    )
+
+
+def _choose_items(
+    config: SyntheticConfig, user: Ints, time_ms: Ints, rng: np.random.Generator
+) -> tuple[Ints, Floats]:
+    """An item for each impression, younger ones more often, and the log-odds of a click."""
+    num_items = config.num_items_at_start + config.num_items_born_a_day * config.num_days
+    category = rng.integers(0, config.num_categories, num_items)
+    centers = rng.normal(size=(config.num_categories, _NUM_TRAITS))
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    quality = rng.normal(size=num_items)
+    born_day = np.repeat(
+        np.arange(config.num_days + 1),
+        [config.num_items_at_start, *([config.num_items_born_a_day] * config.num_days)],
+    )
+    taste = rng.normal(size=(config.num_users, _NUM_TRAITS))
+    day = np.minimum(time_ms // _DAY_MS, config.num_days - 1)
+    item = np.empty(len(user), dtype=np.int64)
+    log_odds = np.empty(len(user))
+    for today in range(config.num_days):
+        rows = np.flatnonzero(day == today)
+        # Born on day 0 means "there from the start"; the others appear the day they are born.
+        alive = np.flatnonzero(born_day <= today)
+        weight = 0.5 ** ((today - born_day[alive]) / 4) + 0.05
+        chosen = rng.choice(alive, len(rows), p=weight / weight.sum())
+        item[rows] = chosen
+        liking = np.einsum("rt,rt->r", taste[user[rows]], centers[category[chosen]])
+        log_odds[rows] = config.taste * liking + config.quality * quality[chosen]
+        fresh = rng.normal(size=taste.shape)
+        kept = 1 - config.drift_a_day
+        taste = kept * taste + np.sqrt(1 - kept**2) * fresh
+    return item, log_odds + config.base_log_odds
+
+
+def _far_from_its_last(user: Ints, item: Ints, time_ms: Ints) -> Ints:
+    """Rows whose user and item were not shown together shortly before, in time order."""
+    order = np.lexsort((time_ms, item, user))
+    same = (np.diff(user[order]) == 0) & (np.diff(item[order]) == 0)
+    close = np.diff(time_ms[order]) < _PAIR_GAP_MS
+    keep = np.ones(len(user), dtype=bool)
+    keep[order[1:][same & close]] = False
+    return np.flatnonzero(keep)
+
+
+def _event_id(name: str, impression: int, action: str) -> str:
+    return f"{name}-{impression}-{action}"
+
+
+def _happen(name: str, shown: _Shown, rng: np.random.Generator) -> Stream:
+    """The impressions and what follows them, encoded, by event time."""
+    size = len(shown.user)
+    click_ms = shown.time_ms + rng.integers(1_000, 12_000, size)
+    watch_ms = np.minimum(rng.gamma(2.0, 6_000 * (0.5 + shown.probability)), 25_000).astype(int)
+    watched_ms = click_ms + watch_ms
+    like_ms = watched_ms + rng.integers(500, 8_000, size)
+    buy_ms = like_ms + rng.integers(500, 8_000, size)
+    liked = shown.clicked * (rng.random(size) < 0.25)
+    bought = shown.clicked * (rng.random(size) < 0.06)
+    price = rng.integers(99, 9_999, size)
+    ever = np.ones(size, dtype=np.int64)
+    runs = [
+        _encoded(name, shown, "impression", ever, shown.time_ms),
+        _encoded(name, shown, "click", shown.clicked, click_ms),
+        _encoded(name, shown, "watch", shown.clicked, watched_ms, watch_ms=watch_ms),
+        _encoded(name, shown, "like", liked, like_ms),
+        _encoded(name, shown, "purchase", bought, buy_ms, price_minor=price),
+    ]
+    users = [user for run in runs for user in run.users]
+    values = [value for run in runs for value in run.values]
+    time_ms = np.array([at for run in runs for at in run.arrival_ms], dtype=np.int64)
+    order = np.argsort(time_ms, kind="stable").tolist()
+    return Stream(
+        users=[users[n] for n in order],
+        values=[values[n] for n in order],
+        arrival_ms=[int(time_ms[n]) for n in order],
+    )
+
+
+def _encoded(
+    name: str, shown: _Shown, action: str, happens: Ints, time_ms: Ints, **extra: Ints
+) -> Stream:
+    """One action where it happens, with at most one extra field of the event."""
+    rows = np.flatnonzero(happens)
+    users = shown.user[rows].tolist()
+    items = shown.item[rows].tolist()
+    times = time_ms[rows].tolist()
+    extras = [{key: int(column[row]) for key, column in extra.items()} for row in rows]
+    values = [
+        encode_record(
+            Event(
+                event_id=_event_id(name, row, action),
+                user_id=user,
+                item_id=item,
+                action=action,  # type: ignore[arg-type]
+                event_time_ms=at,
+                **more,  # type: ignore[arg-type]
+            )
+        )
+        for row, user, item, at, more in zip(
+            rows.tolist(), users, items, times, extras, strict=True
+        )
+    ]
+    return Stream(users=users, values=values, arrival_ms=times)

@@ -1,0 +1,23 @@
+"""Every metric of the room."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+EVENTS_ACKNOWLEDGED = Counter(
+    "freshet_ingest_events_acknowledged_total", "Records of topic events the broker has confirmed."
+)
+DEAD = Counter(
+    "freshet_ingest_dead_total", "Records refused at the door, now in events.dead.", ["reason"]
+)
+HEARTBEATS = Counter("freshet_ingest_heartbeats_total", "Heartbeat records sent.")
+DELIVERY_FAILURES = Counter(
+    "freshet_ingest_delivery_failures_total", "Records the broker did not confirm in time."
+)
+IN_FLIGHT = Gauge("freshet_ingest_in_flight", "Records sent and not yet confirmed.")
+REPLAY_ROW = Gauge("freshet_ingest_replay_row", "Next row of the log being replayed.", ["log"])
+REPLAY_EVENT_TIME = Gauge(
+    "freshet_ingest_replay_event_timestamp_seconds",
+    "Event time of the last row sent, seconds since 1970.",
+    ["log"],
+)
