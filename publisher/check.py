@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ingest.runtime.errors import ConfigError, FreshetError
 from trainer.export import Export
+from trainer.idmap import IdMap
 from trainer.model.config import ModelConfig
 from trainer.model.recommender import Recommender
 
@@ -67,14 +68,10 @@ def _check_table(config: ModelConfig, table: dict[str, Tensor]) -> None:
             detail=f"{ITEM_WEIGHT} {_shown(weight.shape)}, {ROW_IDS} {_shown(ids.shape)}, "
             f"embedding_dim {config.embedding_dim}.",
         )
-    used = ids[ids >= 0]
-    if not len(ids) or int(ids[0]) >= 0 or len(used.unique()) != len(used):
-        raise ExportRefused(
-            "ids",
-            "table ids are wrong",
-            detail=f"{len(ids)} rows, {len(used)} ids, {len(used.unique())} different; "
-            "row 0 belongs to unknown items and every id to one row.",
-        )
+    try:
+        IdMap.from_row_ids(ids.numpy())
+    except FreshetError as error:
+        raise ExportRefused("ids", "table ids are wrong", detail=str(error)) from error
 
 
 def _shown(shape: torch.Size | None) -> str:

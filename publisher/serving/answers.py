@@ -51,7 +51,7 @@ def rank(
         **_origin(request.user_id, time_ms, history, version),
         candidates=request.candidates,
         scores=dict(zip(version.task_names, probabilities.t().tolist(), strict=True)),
-        num_unknown=int((~version.known(item_ids)).sum()),
+        num_unknown=version.num_unknown(item_ids),
     )
 
 

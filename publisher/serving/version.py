@@ -12,17 +12,16 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from features.sequences import SequenceColumns
+from features.sequences import TOKEN, SequenceColumns
 from publisher.check import ITEM_WEIGHT, ROW_IDS
 from publisher.serving import metrics
 from publisher.serving.config import ServingConfig
 from publisher.serving.users import UserState
 from publisher.snapshots import DENSE, TABLE, BadSnapshot, SnapshotManifest, SnapshotStore
 from trainer.batch import TokenBatch
+from trainer.idmap import FALLBACK_ROW, IdMap
 from trainer.model.config import ModelConfig
 from trainer.model.recommender import HistoryCache, Recommender
-
-_FALLBACK_ROW = 0
 
 
 class Retrieved(NamedTuple):
@@ -35,7 +34,8 @@ class Retrieved(NamedTuple):
 class ServedVersion:
     """Weights, table, id map and the histories encoded with them.
 
-    Shapes: R rows, E model width, T history tokens, M candidates.
+    Shapes: E model width, T history tokens, M candidates; `row_ids` int64[R], the raw item ids of
+    the rows in use, -1 for the fallback row.
     """
 
     def __init__(
@@ -52,33 +52,27 @@ class ServedVersion:
         self.task_names = model.config.task_names
         self._config = config
         self._item_weight = item_weight
-        (rows,) = np.nonzero(row_ids >= 0)
-        self._rows = rows[np.argsort(row_ids[rows])]
-        self._ids = row_ids[self._rows]
+        self._idmap = IdMap.from_row_ids(row_ids)
+        # Rows in use are the first; free ones need no vectors.
+        self.row_ids = row_ids[: self._idmap.num_ids + 1]
         with torch.inference_mode():
-            self._vectors = model.item_vectors(item_weight[torch.from_numpy(self._rows)])
+            self._vectors = model.item_vectors(item_weight[: len(self.row_ids)])
         self._encoded: OrderedDict[tuple[int, int, int], HistoryCache] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
-    def item_ids(self) -> npt.NDArray[np.int64]:
-        """Items that have a row of their own, ascending."""
-        return self._ids
-
-    @property
     def num_items(self) -> int:
-        """How many they are."""
-        return len(self._ids)
+        """Items that have a row of their own."""
+        return self._idmap.num_ids
 
-    def known(self, item_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which items have a row of their own: int64[M] -> bool[M]."""
-        return self._find(item_ids)[1]
+    def num_unknown(self, item_ids: npt.NDArray[np.int64]) -> int:
+        """How many of them have no row of their own."""
+        return int((self._idmap.rows_of(item_ids) == FALLBACK_ROW).sum())
 
     def embed(self, item_ids: npt.NDArray[np.int64]) -> Tensor:
         """Items' rows, [M] -> [M,E]; an item without one gets the fallback row and is counted."""
-        place, known = self._find(item_ids)
-        rows = np.where(known, self._rows[place] if self.num_items else 0, _FALLBACK_ROW)
-        metrics.FALLBACK_ROWS.inc(int((~known).sum()))
+        rows = self._idmap.rows_of(item_ids)
+        metrics.FALLBACK_ROWS.inc(int((rows == FALLBACK_ROW).sum()))
         return self._item_weight.index_select(0, torch.from_numpy(rows))
 
     @torch.inference_mode()
@@ -131,20 +125,10 @@ class ServedVersion:
     ) -> Retrieved:
         """The `count` items nearest to the user by exact dot product, without the `excluded` ids."""
         similarities = self._vectors @ history.query[0]
-        place, known = self._find(np.unique(excluded))
-        similarities[torch.from_numpy(place[known])] = -torch.inf
-        left = self.num_items - int(known.sum())
-        best = similarities.topk(min(count, left))
-        return Retrieved(self._ids[best.indices.numpy()], best.values)
-
-    def _find(
-        self, item_ids: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Places in the sorted ids, and whether the item is there."""
-        if not self.num_items:
-            return np.zeros(len(item_ids), np.intp), np.zeros(len(item_ids), np.bool_)
-        place = np.minimum(np.searchsorted(self._ids, item_ids), self.num_items - 1)
-        return place, self._ids[place] == item_ids
+        rows = np.union1d(self._idmap.rows_of(excluded), FALLBACK_ROW)
+        similarities[torch.from_numpy(rows)] = -torch.inf
+        best = similarities.topk(min(count, len(self.row_ids) - len(rows)))
+        return Retrieved(self.row_ids[best.indices.numpy()], best.values)
 
 
 def load_version(
@@ -187,7 +171,9 @@ def load_version(
 
 def _try(served: ServedVersion) -> None:
     """Score once before anybody asks: proves the version works and warms it up."""
-    history = served.encode(UserState(0, 0, b"").tokens)
-    logits = served.score(history, served.item_ids[:1], served.manifest.watermark_ms)
+    newest = np.zeros(1, TOKEN)
+    newest["item_id"] = served.row_ids[-1]
+    newest["event_time_ms"] = served.manifest.watermark_ms
+    logits = served.score(served.encode(newest), newest["item_id"], served.manifest.watermark_ms)
     if not bool(torch.isfinite(logits).all()):
         raise BadSnapshot("scores are not finite", detail=f"{served.manifest.version}: {logits}.")

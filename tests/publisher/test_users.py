@@ -1,0 +1,68 @@
+"""Users' states, from the messages of `sequences`."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from features.sequences import Counters, Progress, encode_progress
+from ingest.runtime.kafka import Record
+from publisher.serving.users import UserStates
+from tests.publisher.tiny import targets_record, tiny_tokens
+
+
+def value_of(name: str, labels: dict[str, str] | None = None) -> float:
+    return REGISTRY.get_sample_value(name, labels or {}) or 0.0
+
+
+def test_a_message_replaces_its_user_whole_targets_included() -> None:
+    users = UserStates(max_users=10, max_history=8)
+    users.apply([targets_record(1, tiny_tokens(0, 3), offset=4)])
+    newer = tiny_tokens(1, 12)
+    users.apply([targets_record(1, newer, offset=5, num_targets=3)])
+    state = users.get(1)
+    assert state is not None
+    assert np.array_equal(state.tokens, newer[-8:])
+    assert (state.partition, state.offset) == (0, 5)
+    assert users.get(2) is None
+
+
+@given(
+    user_ids=st.lists(st.integers(0, 6), max_size=40),
+    max_users=st.integers(1, 5),
+    reads=st.lists(st.integers(0, 6)),
+)
+def test_the_users_longest_without_a_message_go_whoever_was_read(
+    user_ids: list[int], max_users: int, reads: list[int]
+) -> None:
+    users = UserStates(max_users=max_users, max_history=4)
+    for offset, user_id in enumerate(user_ids):
+        users.apply([targets_record(user_id, tiny_tokens(0, 2), offset=offset)])
+        for read in reads:
+            users.get(read)
+    newest_first = list(dict.fromkeys(reversed(user_ids)))[:max_users]
+    assert {u for u in range(7) if users.get(u) is not None} == set(newest_first)
+    assert len(users) == len(newest_first)
+
+
+@given(garbage=st.binary(max_size=200))
+def test_corrupt_messages_are_counted_and_the_next_ones_read(garbage: bytes) -> None:
+    users = UserStates(max_users=10, max_history=8)
+    before = value_of("freshet_serving_corrupt_messages_total")
+    torn = targets_record(1, tiny_tokens(0, 3))._replace(
+        value=targets_record(1, tiny_tokens(0, 3)).value[:-1]
+    )
+    users.apply([Record(0, 0, 0, None, garbage, ()), torn, targets_record(2, tiny_tokens(0, 1))])
+    assert value_of("freshet_serving_corrupt_messages_total") == before + 2
+    assert users.get(1) is None
+    assert users.get(2) is not None
+
+
+def test_progress_shows_how_current_histories_are() -> None:
+    users = UserStates(max_users=10, max_history=8)
+    progress = Progress(partition=3, clock_ms=5_500, next_offset=9, counters=Counters())
+    users.apply([Record(3, 0, 0, b"k", encode_progress(progress), ())])
+    name = "freshet_serving_users_event_timestamp_seconds"
+    assert value_of(name, {"partition": "3"}) == 5.5

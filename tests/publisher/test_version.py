@@ -1,0 +1,132 @@
+"""A loaded version answers as the trainer's forward would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.sequences import SequenceColumns
+from ingest.runtime.errors import FreshetError
+from publisher.serving.config import ServingConfig
+from publisher.serving.users import UserState, UserStates
+from publisher.serving.version import ServedVersion, load_version
+from publisher.snapshots import BadSnapshot, SnapshotStore, version_of
+from tests.publisher.served import publish
+from tests.publisher.tiny import (
+    CONFIG,
+    ITEM_IDS,
+    WATERMARK_MS,
+    targets_record,
+    tiny_model,
+    tiny_table,
+    tiny_tokens,
+)
+from trainer.batch import TokenBatch
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    publish(root, 1)
+    return root
+
+
+def load(root: Path, step: int = 1, **limits: int) -> ServedVersion:
+    config = ServingConfig(store=root / "store", **limits)
+    return load_version(SnapshotStore(config.store, config.model_name), version_of(step), config)
+
+
+def forward_logits(
+    history: npt.NDArray[np.void], candidates: npt.NDArray[np.int64], time_ms: int, step: int = 1
+) -> torch.Tensor:
+    """What training computes: history and candidates in one message, candidates as targets."""
+    targets = np.zeros(len(candidates), history.dtype)
+    targets["item_id"], targets["event_time_ms"] = candidates, time_ms
+    tokens = np.concatenate([history, targets])
+    columns = SequenceColumns(
+        user_ids=np.array([7]),
+        clocks_ms=np.array([0]),
+        offsets=np.array([0, len(tokens)]),
+        num_targets=np.array([len(candidates)]),
+        tokens=tokens,
+    )
+    batch = TokenBatch.from_columns(columns, max_history=CONFIG.max_history)
+    table = tiny_table(step)
+    row_of = {int(item): row for row, item in enumerate(table["row_ids"].tolist()) if item >= 0}
+    rows = torch.tensor([row_of.get(item, 0) for item in batch.item_ids.tolist()])
+    with torch.no_grad():
+        return tiny_model(step)(batch, table["item_weight"][rows]).task_logits
+
+
+@settings(max_examples=25)
+@given(
+    num_history=st.integers(0, 50),
+    num_candidates=st.integers(1, 40),
+    micro_batch=st.integers(1, 45),
+    after_ms=st.integers(0, 10**10),
+)
+def test_scores_equal_the_training_forward_for_any_micro_batch(
+    root: Path, num_history: int, num_candidates: int, micro_batch: int, after_ms: int
+) -> None:
+    history = tiny_tokens(num_history, num_history)
+    candidates = np.random.default_rng(1).choice([*ITEM_IDS, 5], num_candidates)
+    time_ms = WATERMARK_MS + 10**9 + after_ms
+    served = load(root, micro_batch=micro_batch)
+    scored = served.score(served.encode(history), candidates, time_ms)
+    expected = forward_logits(history, candidates, time_ms)
+    torch.testing.assert_close(scored, expected, atol=1e-5, rtol=0)
+
+
+def test_retrieval_is_the_exact_top_of_the_catalogue_without_the_excluded(root: Path) -> None:
+    served = load(root)
+    history = served.encode(tiny_tokens(3, 20))
+    excluded = np.array([ITEM_IDS[0], ITEM_IDS[5], 5, ITEM_IDS[0]])
+    found = served.retrieve(history, 30, excluded=excluded)
+    table, model = tiny_table(1), tiny_model(1)
+    with torch.no_grad():
+        similarity = model.item_vectors(table["item_weight"]) @ history.query[0]
+    by_item = dict(zip(table["row_ids"].tolist(), similarity.tolist(), strict=True))
+    allowed = [item for item in ITEM_IDS if item not in set(excluded.tolist())]
+    best = sorted(allowed, key=lambda item: -by_item[item])[:30]
+    assert found.item_ids.tolist() == best
+    everything = served.retrieve(history, 10**6, excluded=excluded)
+    assert sorted(everything.item_ids.tolist()) == sorted(allowed)
+
+
+def test_an_encoded_history_is_reused_until_a_newer_message_comes(root: Path) -> None:
+    served = load(root, cached_histories=1)
+    first = state_of(7, 3, offset=1)
+    assert served.encode_user(7, first) is served.encode_user(7, first)
+    newer = state_of(7, 4, offset=2)
+    assert len(served.encode_user(7, newer).times_ms) == 4
+    assert served.encode_user(8, first) is not served.encode_user(7, newer)
+
+
+def state_of(user_id: int, num_tokens: int, offset: int) -> UserState:
+    users = UserStates(max_users=1, max_history=100)
+    users.apply([targets_record(user_id, tiny_tokens(0, num_tokens), offset=offset)])
+    state = users.get(user_id)
+    assert state is not None
+    return state
+
+
+def test_a_version_that_needs_longer_histories_than_are_kept_is_refused(root: Path) -> None:
+    with pytest.raises(BadSnapshot, match="FRESHET_SERVING_MAX_HISTORY"):
+        load(root, max_history=31)
+
+
+@pytest.mark.parametrize("part", ["dense.safetensors", "table.safetensors", "manifest.json"])
+def test_a_damaged_version_is_refused_by_name(tmp_path: Path, part: str) -> None:
+    publish(tmp_path, 1)
+    path = tmp_path / "store" / "freshet" / version_of(1) / part
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(FreshetError, match=part):
+        load(tmp_path)
