@@ -83,7 +83,7 @@ def write_export(
     save_file({name: t.contiguous() for name, t in dense.items()}, temporary / _DENSE)
     save_file({name: t.contiguous() for name, t in table.items()}, temporary / _TABLE)
     (temporary / _DESCRIPTION).write_bytes(msgspec.json.encode(export))
-    os.rename(temporary, final)
+    temporary.rename(final)
     return final
 
 
@@ -91,7 +91,9 @@ def list_exports(directory: Path) -> list[Path]:
     """Complete hand-overs below `directory`, oldest first."""
     if not directory.exists():
         return []
-    return sorted(p for p in directory.iterdir() if p.name.isdigit() and (p / _DESCRIPTION).exists())
+    return sorted(
+        p for p in directory.iterdir() if p.name.isdigit() and (p / _DESCRIPTION).exists()
+    )
 
 
 def read_export(path: Path) -> tuple[Export, dict[str, Tensor], dict[str, Tensor]]:

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ingest.runtime.errors import ConfigError
+from ingest.runtime.kafka import Record
+from ingest.runtime.service import StopSignal
+from tests.trainer.streams import TASKS, Buried, RecordedReader, end_ms, recorded
+from trainer.checkpoint import Checkpoint
+from trainer.config import RunConfig, TrainerConfig
+from trainer.export import Position, list_exports, read_export
+from trainer.learner import Learner, Scored
+from trainer.loop import train
+from trainer.model.config import ModelConfig
+from trainer.ne_log import StepLine, read_ne_log
+from trainer.ranks import Ranks
+from trainer.session import Session
+
+NUM_MESSAGES = 120
+CONFIG = TrainerConfig(
+    model=ModelConfig(
+        tasks=TASKS, embedding_dim=8, num_layers=1, num_heads=1, qk_dim=8, value_dim=8,
+        hidden_dim=16, max_history=16, max_positions=16, attention_divisor=16.0,
+    ),
+    table_rows=64,
+    token_budget=48,
+    num_negatives=8,
+    window_targets=50,
+)  # fmt: skip
+
+
+class StopAfter(StopSignal):
+    """A stop request that comes after some looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def requested(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+def run_config(directory: Path, **changes: object) -> RunConfig:
+    run = RunConfig(
+        checkpoint_dir=directory / "checkpoints",
+        export_dir=directory / "exports",
+        ne_log=directory / "ne.jsonl",
+        checkpoint_every_steps=3,
+        export_every_seconds=3600.0,
+        deterministic=True,
+        stop_at_clock_ms=end_ms(NUM_MESSAGES),
+    )
+    return replace(run, **changes)
+
+
+def run_once(
+    directory: Path,
+    ranks: Ranks,
+    *,
+    records: list[Record],
+    seed: int = 0,
+    config: TrainerConfig = CONFIG,
+    stop: StopSignal | None = None,
+    buried: Buried | None = None,
+    **changes: object,
+) -> Session:
+    def open_reader(positions: dict[int, Position]) -> RecordedReader:
+        return RecordedReader(records, {p: at.offset for p, at in positions.items()}, seed=seed)
+
+    return train(
+        config,
+        run_config(directory, **changes),
+        ranks=ranks,
+        starts={0: 0, 1: 0},
+        open_reader=open_reader,
+        graveyard=buried or Buried(),
+        stop=stop or StopSignal(),
+    )
+
+
+def contents(session: Session) -> Checkpoint:
+    checkpoint = session.checkpoint()
+    assert checkpoint is not None
+    return checkpoint
+
+
+def assert_same(left: Checkpoint, right: Checkpoint) -> None:
+    assert left.state == right.state
+    for group, tensors in left.tensors.items():
+        assert tensors.keys() == right.tensors[group].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, right.tensors[group][name]), (group, name)
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return recorded(num_messages=NUM_MESSAGES)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    alone: Ranks, records: list[Record], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Checkpoint, list[StepLine]]:
+    directory = tmp_path_factory.mktemp("whole")
+    session = run_once(directory, alone, records=records)
+    return contents(session), read_ne_log(directory / "ne.jsonl")
+
+
+def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_curve(
+    alone: Ranks,
+    records: list[Record],
+    whole: tuple[Checkpoint, list[StepLine]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(Exception):
+        pass
+
+    original = Session.train
+    num_steps = whole[0].state.step
+    for kill_at in range(1, num_steps, 3):
+
+        def dying(self: Session, batch: object, kill_at: int = kill_at) -> StepLine:
+            line = original(self, batch)  # type: ignore[arg-type]
+            if self.step == kill_at:
+                raise Killed
+            return line
+
+        directory = tmp_path / str(kill_at)
+        monkeypatch.setattr(Session, "train", dying)
+        with pytest.raises(Killed):
+            run_once(directory, alone, records=records, seed=kill_at)
+        monkeypatch.setattr(Session, "train", original)
+        session = run_once(directory, alone, records=records, seed=kill_at + 100)
+        assert_same(contents(session), whole[0])
+        assert read_ne_log(directory / "ne.jsonl") == whole[1]
+
+
+def test_a_run_stopped_in_the_middle_checkpoints_and_goes_on_bit_for_bit(
+    alone: Ranks, records: list[Record], whole: tuple[Checkpoint, list[StepLine]], tmp_path: Path
+) -> None:
+    stopped = run_once(tmp_path, alone, records=records, stop=StopAfter(14))
+    assert 0 < stopped.step < whole[0].state.step
+    session = run_once(tmp_path, alone, records=records, seed=3)
+    assert_same(contents(session), whole[0])
+    assert read_ne_log(tmp_path / "ne.jsonl") == whole[1]
+
+
+def test_every_target_is_trained_once(
+    records: list[Record], whole: tuple[Checkpoint, list[StepLine]]
+) -> None:
+    from features.sequences import Sequence, decode
+
+    messages = [decode(record.value) for record in records]
+    num_targets = sum(m.num_targets for m in messages if isinstance(m, Sequence))
+    checkpoint, lines = whole
+    assert checkpoint.state.num_targets == num_targets
+    assert [line.step for line in lines] == list(range(1, checkpoint.state.step + 1))
+    assert sum(line.num_targets for line in lines) == num_targets
+
+
+def test_the_model_learns_what_the_items_say_and_never_scores_what_it_learned(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of new items cannot be known: NE below 1 on them means learning before scoring."""
+    random = np.random.default_rng(1)
+    from tests.trainer.streams import LIKE, progress_record, targets_record
+
+    memorised = []
+    for index in range(240):
+        tokens = [(10_000 + 3 * index + k, LIKE * int(random.integers(0, 2))) for k in range(3)]
+        memorised.append(
+            targets_record(index % 2, index // 2, 10**12 + index, user_id=index % 2, tokens=tokens,
+                           num_targets=3)
+        )  # fmt: skip
+    memorised += [progress_record(p, 120, end_ms(NUM_MESSAGES)) for p in (0, 1)]
+    config = replace(
+        CONFIG, table_rows=2048, table_learning_rate=0.5, dense_learning_rate=0.02,
+        model=replace(CONFIG.model, tasks=TASKS[:1]),
+    )  # fmt: skip
+    session = run_once(tmp_path / "right", alone, records=memorised, config=config)
+    honest = session.records["like"].lifetime.ne
+    assert honest is not None
+    assert honest >= 0.99
+
+    score = Learner.score
+
+    def learns_first(self: Learner, batch: object, *, step: int) -> Scored:
+        for _ in range(3):
+            self.learn(score(self, batch, step=step))  # type: ignore[arg-type]
+        return score(self, batch, step=step)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Learner, "score", learns_first)
+    session = run_once(tmp_path / "wrong", alone, records=memorised, config=config)
+    cheating = session.records["like"].lifetime.ne
+    assert cheating is not None
+    assert cheating < 0.9
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_changes_no_weight(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer import learner as learner_module
+
+    records = recorded(num_messages=60)
+    before: list[dict[str, torch.Tensor]] = []
+    after: list[dict[str, torch.Tensor]] = []
+    original = Learner.learn
+
+    def poisoned(self: Learner, scored: Scored) -> bool:
+        if len(before) or self.idmap.num_ids < 5:
+            return original(self, scored)
+        before.append(self.dense() | {"table": self.table.gather().weight})  # type: ignore[union-attr]
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                learner_module, "ranking_loss", lambda logits, labels: logits.sum() * torch.nan
+            )
+            learned = original(self, scored)
+        after.append(self.dense() | {"table": self.table.gather().weight})  # type: ignore[union-attr]
+        return learned
+
+    monkeypatch.setattr(Learner, "learn", poisoned)
+    run_once(tmp_path, alone, records=records, stop_at_clock_ms=end_ms(60))
+    lines = read_ne_log(tmp_path / "ne.jsonl")
+    assert [line.skipped for line in lines].count(True) == 1
+    assert not lines[-1].skipped
+    for name, tensor in before[0].items():
+        assert torch.equal(tensor, after[0][name]), name
+
+
+def test_a_corrupt_record_is_buried_and_the_rest_trains(
+    alone: Ranks, records: list[Record], whole: tuple[Checkpoint, list[StepLine]], tmp_path: Path
+) -> None:
+    torn = []
+    shift = {0: 0, 1: 0}
+    for index, record in enumerate(records):
+        torn.append(record._replace(offset=record.offset + shift[record.partition]))
+        if index % 40 == 7:
+            shift[record.partition] += 1
+            torn.append(torn[-1]._replace(offset=torn[-1].offset + 1, value=record.value[:-1]))
+    buried = Buried()
+    session = run_once(tmp_path, alone, records=torn, buried=buried)
+    assert len(buried.reasons) == sum(shift.values())
+    assert contents(session).tensors["dense"].keys() == whole[0].tensors["dense"].keys()
+    for name, tensor in whole[0].tensors["dense"].items():
+        assert torch.equal(tensor, contents(session).tensors["dense"][name])
+
+
+def test_an_export_holds_the_weights_of_the_cut(
+    alone: Ranks, records: list[Record], whole: tuple[Checkpoint, list[StepLine]], tmp_path: Path
+) -> None:
+    session = run_once(tmp_path, alone, records=records, export_every_seconds=0.001)
+    exports = list_exports(tmp_path / "exports")
+    assert 1 <= len(exports) <= 4
+    export, dense, table = read_export(exports[-1])
+    assert export.step == session.step == whole[0].state.step
+    assert export.watermark_ms == end_ms(NUM_MESSAGES)
+    assert torch.equal(table["item_weight"], whole[0].tensors["table"]["weight"])
+    assert torch.equal(table["row_ids"], whole[0].tensors["table"]["row_ids"])
+    for name, tensor in dense.items():
+        assert torch.equal(tensor, whole[0].tensors["dense"][name])
+    assert export.quality["like"].ne_lifetime == session.records["like"].lifetime.ne
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(
+    alone: Ranks, records: list[Record], tmp_path: Path
+) -> None:
+    run_once(tmp_path, alone, records=records)
+    other = replace(CONFIG, model=replace(CONFIG.model, hidden_dim=32))
+    with pytest.raises(ConfigError, match=r"model.hidden_dim: checkpoint 16, configured 32"):
+        run_once(tmp_path, alone, records=records, config=other)

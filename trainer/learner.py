@@ -1,0 +1,218 @@
+"""One step on one global batch: score it, then learn it.
+
+Nothing is changed before all of a step is known to be finite: the model's backward ends at the
+looked-up rows, and only then do the dense weights and the table move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer.batch import TokenBatch
+from trainer.config import TrainerConfig
+from trainer.idmap import FALLBACK_ROW, IdMap
+from trainer.model.losses import labels as task_labels
+from trainer.model.losses import ranking_loss, sampled_softmax_loss
+from trainer.model.recommender import ModelOutput, Recommender
+from trainer.ranks import Ranks
+from trainer.table import ItemTable, TableState
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A batch's forward, made with weights that have not seen it.
+
+    Shapes: `rows` int64[M], `labels` float32[M,tasks], of this rank's M targets; `found` is the
+    lookup of distinct rows then negatives, `leaf` the same values where the model's graph ends.
+    """
+
+    batch: TokenBatch
+    output: ModelOutput | None
+    rows: Ints
+    labels: Tensor
+    found: Tensor
+    leaf: Tensor
+    inverse: Tensor
+    negative_rows: Tensor
+    num_fallback_tokens: int
+
+    @property
+    def logits(self) -> Tensor:
+        """Task logits [M,tasks], before learning."""
+        if self.output is None:
+            return torch.zeros_like(self.labels)
+        return self.output.task_logits.detach()
+
+
+class Learner:
+    """The model, the table, the id map and their optimizers; calls are collective over the ranks."""
+
+    def __init__(self, config: TrainerConfig, ranks: Ranks) -> None:
+        self._config = config
+        self._ranks = ranks
+        torch.manual_seed(config.seed)
+        self.model = Recommender(config.model).to(ranks.device)
+        self._adam = torch.optim.Adam(self.model.parameters(), lr=config.dense_learning_rate)
+        self.idmap = IdMap(config.table_rows)
+        self.table = ItemTable(
+            num_rows=config.table_rows,
+            embedding_dim=config.model.embedding_dim,
+            learning_rate=config.table_learning_rate,
+            init_std=config.table_init_std,
+            seed=config.seed,
+            ranks=ranks,
+        )
+
+    def score(self, batch: TokenBatch, *, step: int) -> Scored:
+        """Admit the batch's new items and score its targets."""
+        ids, inverse = np.unique(batch.item_ids.numpy(), return_inverse=True)
+        everyones = ids if self._ranks.world == 1 else np.unique(self._ranks.gather_rows(ids))
+        self.idmap.admit(everyones)
+        rows = self.idmap.rows_of(ids)
+        negatives = draw_rows(
+            self.idmap.num_ids, self._config.num_negatives, seed=self._config.seed, step=step
+        )
+        found = self.table.lookup(self._tensor(np.concatenate([rows, negatives])))
+        leaf = found.detach().requires_grad_()
+        token_rows = rows[inverse]
+        targets = batch.target_index
+        scored = Scored(
+            batch=_on_device(batch, self._ranks.device),
+            output=None,
+            rows=token_rows[targets.numpy()],
+            labels=task_labels(batch.actions[targets], self._config.model.task_masks),
+            found=found,
+            leaf=leaf,
+            inverse=self._tensor(inverse),
+            negative_rows=self._tensor(negatives),
+            num_fallback_tokens=int((token_rows == FALLBACK_ROW).sum()),
+        )
+        if not len(targets):
+            return scored
+        output = self.model(scored.batch, leaf.index_select(0, scored.inverse))
+        return replace(scored, output=output, labels=scored.labels.to(self._ranks.device))
+
+    def learn(self, scored: Scored) -> bool:
+        """Move the weights by the scored batch; False where something was not finite: no move."""
+        positive = (scored.batch.actions & self._config.positive_bits) != 0
+        positive = positive & scored.batch.is_target
+        num_targets, num_positives = self._ranks.sum([len(scored.rows), int(positive.sum())])
+        if not num_targets:
+            return True
+        self._adam.zero_grad()
+        if scored.output is not None:
+            loss = ranking_loss(scored.output.task_logits, scored.labels)
+            loss = loss / (num_targets * len(self._config.model.tasks))
+            if num_positives and self._config.retrieval_weight:
+                retrieval = self._retrieval_loss(scored, scored.output, positive)
+                loss = loss + retrieval * (self._config.retrieval_weight / num_positives)
+            # Table and dense gradients are averages over the ranks, the loss a sum over all.
+            (loss * self._ranks.world).backward()
+        return self._apply(scored)
+
+    def _retrieval_loss(self, scored: Scored, output: ModelOutput, positive: Tensor) -> Tensor:
+        mine = positive[scored.batch.target_index]
+        num_distinct = len(scored.found) - len(scored.negative_rows)
+        items = self.model.item_vectors(
+            torch.cat(
+                [scored.leaf.index_select(0, scored.inverse[positive]), scored.leaf[num_distinct:]]
+            )
+        )
+        num_positives = int(mine.sum())
+        rows = self._tensor(scored.rows)[mine]
+        # Negatives are drawn uniformly: log q is the same for all and cancels.
+        return sampled_softmax_loss(
+            output.query[mine],
+            items[:num_positives],
+            items[num_positives:],
+            positive_log_q=items.new_zeros(num_positives),
+            negative_log_q=items.new_zeros(len(scored.negative_rows)),
+            positive_ids=rows,
+            negative_ids=scored.negative_rows,
+            temperature=self._config.model.retrieval_temperature,
+        )
+
+    def _apply(self, scored: Scored) -> bool:
+        parameters = list(self.model.parameters())
+        leaf_gradient = scored.leaf.grad
+        if leaf_gradient is None:
+            leaf_gradient = torch.zeros_like(scored.leaf)
+        pieces = [
+            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters
+        ]
+        # One sum carries the dense gradients and whether any rank's table gradient is not finite.
+        flat = torch.cat([*pieces, leaf_gradient.sum().reshape(1)])
+        self._ranks.sum_in_place(flat)
+        if not bool(torch.isfinite(flat).all()):
+            return False
+        flat /= self._ranks.world
+        at = 0
+        for parameter in parameters:
+            parameter.grad = flat[at : at + parameter.numel()].view_as(parameter)
+            at += parameter.numel()
+        self._adam.step()
+        scored.found.backward(leaf_gradient)
+        return True
+
+    def dense(self) -> dict[str, Tensor]:
+        """A copy of the model's weights, on the CPU."""
+        return {name: w.detach().cpu().clone() for name, w in self.model.state_dict().items()}
+
+    def adam(self) -> dict[str, Tensor]:
+        """A copy of Adam's state, as `<field>.<parameter>`; empty before the first step."""
+        return {
+            f"{field}.{name}": value.detach().cpu().clone()
+            for name, parameter in self.model.named_parameters()
+            for field, value in self._adam.state.get(parameter, {}).items()
+        }
+
+    def load(
+        self, *, dense: dict[str, Tensor], adam: dict[str, Tensor], table: TableState, row_ids: Ints
+    ) -> None:
+        """Go on from what `dense`, `adam`, `table.gather` and `idmap.row_ids` gave."""
+        self.model.load_state_dict(dense)
+        for name, parameter in self.model.named_parameters():
+            saved = {
+                field: adam[f"{field}.{name}"].to(
+                    parameter.device if field != "step" else torch.device("cpu")
+                )
+                for field in ("step", "exp_avg", "exp_avg_sq")
+                if f"{field}.{name}" in adam
+            }
+            if saved:
+                self._adam.state[parameter] = saved
+        self.table.load(table)
+        self.idmap = IdMap.from_row_ids(row_ids)
+
+    def _tensor(self, values: Ints) -> Tensor:
+        return torch.from_numpy(values).to(self._ranks.device)
+
+
+def draw_rows(num_ids: int, num_draws: int, *, seed: int, step: int) -> Ints:
+    """Rows 1..num_ids drawn uniformly by a hash of seed, step and index; none where there is no id.
+
+    The hash is splitmix64's finalizer (Steele et al. 2014, figure 15).
+    """
+    if not num_ids:
+        return np.empty(0, np.int64)
+    with np.errstate(over="ignore"):
+        mixed = np.arange(num_draws, dtype=np.uint64) + np.uint64(step) * np.uint64(num_draws)
+        mixed = (mixed + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    return (mixed % np.uint64(num_ids)).astype(np.int64) + 1
+
+
+def _on_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
+    if device.type == "cpu":
+        return batch
+    moved = {field.name: getattr(batch, field.name).to(device) for field in fields(batch)}
+    return replace(batch, **moved)

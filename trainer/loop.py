@@ -1,0 +1,227 @@
+"""The loop: poll, batch, score, log, learn, and now and then a checkpoint or an export."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+from ingest.runtime.service import StopSignal
+from trainer import metrics
+from trainer.checkpoint import write_checkpoint
+from trainer.config import RunConfig, TrainerConfig
+from trainer.export import Position, drop_exports, list_exports, write_export
+from trainer.ne_log import NeLog, StepLine
+from trainer.ranks import Ranks
+from trainer.session import Session, describe_export
+from trainer.source import Graveyard, Reader, Source
+from trainer.stream import MessageBatch
+from trainer.writer import Writer
+
+_IDLE_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What all ranks agreed to do next."""
+
+    train: bool
+    export: bool
+    finish: bool
+
+
+def train(
+    config: TrainerConfig,
+    run: RunConfig,
+    *,
+    ranks: Ranks,
+    starts: dict[int, int],
+    open_reader: Callable[[dict[int, Position]], Reader],
+    graveyard: Graveyard,
+    stop: StopSignal,
+) -> Session:
+    """Train until asked to stop or until the stop clock, resuming where the last run left off.
+
+    Args:
+        config: what decides the weights.
+        run: where and when to write.
+        ranks: the ranks training together.
+        starts: every partition and its first offset.
+        open_reader: gives a reader of this rank's partitions at these positions.
+        graveyard: takes each record that is no message.
+        stop: looked at between two steps.
+    """
+    _fix_arithmetic(config, run)
+    session = Session(config, ranks, starts=starts, code_revision=run.code_revision)
+    outputs = Outputs(session, run, ranks, graveyard)
+    outputs.resume()
+    source = Source(
+        open_reader(session.positions),
+        session.positions,
+        graveyard=graveyard,
+        max_history=config.model.max_history,
+        token_budget=config.token_budget,
+        max_buffered_tokens=config.max_buffered_tokens,
+        max_wait_seconds=run.wait_limit_seconds,
+        stop_at_clock_ms=run.stop_at_clock_ms,
+    )
+    batch: MessageBatch | None = None
+    trained = False
+    while True:
+        now_seconds = time.monotonic()
+        source.poll(0.0 if trained else _IDLE_POLL_SECONDS, now_seconds=now_seconds)
+        batch = batch or source.next_batch(now_seconds=now_seconds)
+        turn = _agree(run, ranks, source, batch, outputs, stop)
+        if turn.train:
+            with metrics.step_seconds.time():
+                line = session.train(batch)
+            outputs.log(line)
+            batch = None
+            outputs.checkpoint_if_due()
+        if turn.export:
+            outputs.export()
+        if turn.finish:
+            break
+        trained = turn.train
+    if source.ended and batch is None:
+        session.positions = source.positions()
+    outputs.finish()
+    return session
+
+
+def _agree(
+    run: RunConfig,
+    ranks: Ranks,
+    source: Source,
+    batch: MessageBatch | None,
+    outputs: Outputs,
+    stop: StopSignal,
+) -> Turn:
+    """One small sum over the ranks decides, so that no rank waits for one that does not come."""
+    mine = [batch is not None, batch is None and source.ended, stop.requested(), outputs.export_due]
+    num_ready, num_ended, num_stops, num_exports = ranks.sum([float(value) for value in mine])
+    complete = not run.deterministic or num_ready + num_ended == ranks.world
+    return Turn(
+        train=bool(num_ready) and complete and not num_stops,
+        export=bool(num_exports) and not num_stops,
+        finish=bool(num_stops) or num_ended == ranks.world,
+    )
+
+
+class Outputs:
+    """What a run writes: the NE log at once, checkpoints and exports beside training."""
+
+    def __init__(
+        self, session: Session, run: RunConfig, ranks: Ranks, graveyard: Graveyard
+    ) -> None:
+        self._session = session
+        self._run = run
+        self._ranks = ranks
+        self._graveyard = graveyard
+        self._writer = Writer()
+        self._log = structlog.get_logger()
+        self._ne_log: NeLog | None = None
+        self._checkpoint_step = 0
+        self._export_step = 0
+        self._exported_at_seconds = time.monotonic()
+
+    def resume(self) -> None:
+        """Load the newest checkpoint and take back what was written after it."""
+        path = self._session.resume(self._run.checkpoint_dir)
+        step = self._checkpoint_step = self._export_step = self._session.step
+        if not self._ranks.is_first:
+            return
+        for export in list_exports(self._run.export_dir):
+            if int(export.name) > step:  # those steps come again, live perhaps in other batches
+                shutil.rmtree(export)
+        self._ne_log = NeLog(self._run.ne_log, step=step)
+        self._log.info("training_starts", step=step, checkpoint=str(path) if path else None)
+
+    def log(self, line: StepLine) -> None:
+        """Append a step's line to the NE log."""
+        if self._ne_log is not None:
+            self._ne_log.append(line)
+
+    @property
+    def export_due(self) -> bool:
+        """Whether rank 0 wants an export now."""
+        waited = time.monotonic() - self._exported_at_seconds
+        return (
+            self._ranks.is_first
+            and self._session.step > self._export_step
+            and waited >= self._run.export_every_seconds
+            and not self._writer.busy
+        )
+
+    def checkpoint_if_due(self) -> None:
+        """Write a checkpoint where the step is a multiple of the cadence. Collective."""
+        if self._session.step % self._run.checkpoint_every_steps == 0:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        with metrics.stall_seconds.labels(write="checkpoint").time():
+            self._graveyard.flush()  # the checkpoint's positions are past what was buried
+            checkpoint = self._session.checkpoint()
+            self._checkpoint_step = self._session.step
+            if checkpoint is None:
+                return
+
+            def write() -> None:
+                with metrics.checkpoint_seconds.time():
+                    write_checkpoint(
+                        self._run.checkpoint_dir, checkpoint, keep=self._run.checkpoint_keep
+                    )
+                metrics.checkpoint_timestamp.set_to_current_time()
+
+            self._writer.submit(write)
+
+    def export(self) -> None:
+        """Hand the current weights to the publisher. Collective."""
+        with metrics.stall_seconds.labels(write="export").time():
+            checkpoint = self._session.checkpoint()
+            self._export_step = self._session.step
+            self._exported_at_seconds = time.monotonic()
+            if checkpoint is None:
+                return
+
+            def write() -> None:
+                table = checkpoint.tensors["table"]
+                with metrics.export_seconds.time():
+                    write_export(
+                        self._run.export_dir,
+                        describe_export(checkpoint),
+                        dense=checkpoint.tensors["dense"],
+                        table={"item_weight": table["weight"], "row_ids": table["row_ids"]},
+                    )
+                    drop_exports(self._run.export_dir, keep=self._run.export_keep)
+                metrics.export_timestamp.set_to_current_time()
+
+            self._writer.submit(write)
+
+    def finish(self) -> None:
+        """A last checkpoint and export of what has none yet, all on disk. Collective."""
+        if self._session.step > self._checkpoint_step:
+            self._checkpoint()
+        if self._session.step > self._export_step:
+            self.export()
+        self._writer.close()
+        if self._ne_log is not None:
+            self._ne_log.close()
+        self._log.info(
+            "training_stops",
+            step=self._session.step,
+            num_targets=self._session.num_targets,
+            quality={
+                task: {"ne": r.lifetime.ne, "baseline_ne": r.lifetime.baseline_ne}
+                for task, r in self._session.records.items()
+            },
+        )
+
+
+def _fix_arithmetic(config: TrainerConfig, run: RunConfig) -> None:
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(run.deterministic)
