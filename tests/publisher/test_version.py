@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.sequences import SequenceColumns
 from ingest.runtime.errors import FreshetError
 from publisher.serving.config import ServingConfig
 from publisher.serving.users import UserState, UserStates
@@ -19,7 +17,6 @@ from publisher.serving.version import ServedVersion, load_version
 from publisher.snapshots import BadSnapshot, SnapshotStore, version_of
 from tests.publisher.served import publish
 from tests.publisher.tiny import (
-    CONFIG,
     ITEM_IDS,
     WATERMARK_MS,
     targets_record,
@@ -27,7 +24,7 @@ from tests.publisher.tiny import (
     tiny_table,
     tiny_tokens,
 )
-from trainer.batch import TokenBatch
+from tests.publisher.training import forward_logits
 
 
 @pytest.fixture(scope="module")
@@ -40,28 +37,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(root: Path, step: int = 1, **limits: int) -> ServedVersion:
     config = ServingConfig(store=root / "store", **limits)
     return load_version(SnapshotStore(config.store, config.model_name), version_of(step), config)
-
-
-def forward_logits(
-    history: npt.NDArray[np.void], candidates: npt.NDArray[np.int64], time_ms: int, step: int = 1
-) -> torch.Tensor:
-    """What training computes: history and candidates in one message, candidates as targets."""
-    targets = np.zeros(len(candidates), history.dtype)
-    targets["item_id"], targets["event_time_ms"] = candidates, time_ms
-    tokens = np.concatenate([history, targets])
-    columns = SequenceColumns(
-        user_ids=np.array([7]),
-        clocks_ms=np.array([0]),
-        offsets=np.array([0, len(tokens)]),
-        num_targets=np.array([len(candidates)]),
-        tokens=tokens,
-    )
-    batch = TokenBatch.from_columns(columns, max_history=CONFIG.max_history)
-    table = tiny_table(step)
-    row_of = {int(item): row for row, item in enumerate(table["row_ids"].tolist()) if item >= 0}
-    rows = torch.tensor([row_of.get(item, 0) for item in batch.item_ids.tolist()])
-    with torch.no_grad():
-        return tiny_model(step)(batch, table["item_weight"][rows]).task_logits
 
 
 @settings(max_examples=25)
