@@ -17,6 +17,9 @@ SPEED ?= max
 # A wheel of the model stack is larger than the default of 30 s allows on a slow line.
 export UV_HTTP_TIMEOUT ?= 600
 export UV_PYTHON_DOWNLOADS := never
+# The machine's own certificates, as pip, git and Maven use them: companies have theirs.
+export UV_SYSTEM_CERTS ?= true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ##@ Start here
 .PHONY: help setup doctor demo

@@ -17,3 +17,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     running = start_broker(directory)
     yield running
     running.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick answers first: what starts JVMs runs last."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
