@@ -95,7 +95,7 @@ def decode_record(raw: bytes) -> Event | Heartbeat:
 def _decode_other(raw: bytes, error: msgspec.DecodeError) -> Heartbeat:
     try:
         return _heartbeat_decoder.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # not a heartbeat either: the event decoder's message is the one that helps
     if not raw:
         raise InvalidEvent("empty", "The record has no bytes.") from None
