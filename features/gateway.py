@@ -1,0 +1,124 @@
+"""The JVM that runs Flink: started by us, so that it can be watched and surely ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import site
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from ingest.runtime.errors import ConfigError, FreshetError
+
+_START_TIMEOUT_SECONDS = 60
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Gateway:
+    """A running JVM with Flink's Python gateway in it; PyFlink in this process talks to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The JVM's process id."""
+        return self._process.pid
+
+    def check_alive(self) -> None:
+        """Raise FreshetError when the JVM is gone."""
+        code = self._process.poll()
+        if code is not None:
+            raise FreshetError(
+                "Flink's JVM ended",
+                detail=f"Its exit status is {code}.",
+                hint="read its log; start again to resume from the last checkpoint",
+                retriable=True,
+            )
+
+    def stop(self, grace_seconds: float = 10) -> None:
+        """End the JVM and wait for it; after the grace by SIGKILL."""
+        self._process.terminate()
+        try:
+            self._process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def start_gateway(heap_mb: int, log_directory: Path) -> Gateway:
+    """Start the JVM and connect PyFlink to it.
+
+    Args:
+        heap_mb: maximum heap.
+        log_directory: of Flink's log files.
+
+    Raises:
+        ConfigError: no Java.
+        FreshetError: the JVM did not come up.
+    """
+    _require_java()
+    # Imported before the JVM starts: it gives up on us when we do not connect within seconds.
+    from pyflink.java_gateway import get_gateway
+    from pyflink.pyflink_gateway_server import launch_gateway_server_process
+
+    log_directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        port_file = Path(directory) / "port"
+        # Its stdin is a pipe from us: when we are killed the JVM reads its end and exits too.
+        process = launch_gateway_server_process(
+            {**os.environ, **_environment(heap_mb, log_directory, port_file)},
+            ["-c", "org.apache.flink.client.python.PythonGatewayServer", "local"],
+        )
+        threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True).start()
+        gateway = Gateway(process)
+        port = _await_port(port_file, gateway)
+    os.environ["PYFLINK_GATEWAY_PORT"] = str(port)
+    get_gateway()
+    return gateway
+
+
+def _require_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which(str(Path(home) / "bin" / "java") if home else "java") is None:
+        raise ConfigError(
+            "java not found",
+            detail=f"JAVA_HOME is {home!r}." if home else "No java is on the PATH.",
+            hint="install Java 17 (Debian: apt-get install openjdk-17-jre-headless)",
+        )
+
+
+def _environment(heap_mb: int, log_directory: Path, port_file: Path) -> dict[str, str]:
+    # Python runs inside the JVM, started by it: only this variable tells it of our packages.
+    paths = [str(_ROOT), *site.getsitepackages(), os.environ.get("PYTHONPATH", "")]
+    return {
+        "JVM_ARGS": f"{os.environ.get('JVM_ARGS', '')} -Xmx{heap_mb}m -XX:+ExitOnOutOfMemoryError",
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "FLINK_LOG_DIR": str(log_directory),
+        "_PYFLINK_CONN_INFO_PATH": str(port_file),
+    }
+
+
+def _await_port(port_file: Path, gateway: Gateway) -> int:
+    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        gateway.check_alive()
+        if port_file.exists() and port_file.stat().st_size >= 4:
+            return int(struct.unpack_from("!I", port_file.read_bytes())[0])
+        time.sleep(0.05)
+    gateway.stop()
+    raise FreshetError(
+        "Flink's JVM did not come up", detail=f"Waited {_START_TIMEOUT_SECONDS} s.", retriable=True
+    )
+
+
+def _pass_on(stream: IO[bytes]) -> None:
+    # An undrained pipe would stop the JVM once full.
+    for line in stream:
+        sys.stderr.write(line.decode(errors="replace"))

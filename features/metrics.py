@@ -1,0 +1,41 @@
+"""All metrics of the room, in Flink's own registry: a task may run on any machine of a cluster.
+
+Flink's Prometheus reporter serves them as
+`flink_taskmanager_job_task_operator_freshet_partition_<name>{partition="..."}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from features.sequences import Progress
+
+
+class PartitionMetrics:
+    """The newest state of one partition, as gauges.
+
+    One gauge for each of `features.sequences.Counters` (named `<counter>_events`, since the
+    partition's first offset, so they survive restarts), and `clock_ms`, `next_offset`, `users`,
+    `forced_emissions`.
+    """
+
+    def __init__(self, metric_group: Any, partition: int) -> None:
+        self._group = metric_group.add_group("freshet").add_group("partition", str(partition))
+        self._gauges: dict[str, Any] = {}
+
+    def show(self, progress: Progress, forced: int, num_users: int) -> None:
+        """Set every gauge."""
+        for name, value in asdict(progress.counters).items():
+            self._set(f"{name}_events" if name != "events" else "events", value)
+        self._set("clock_ms", progress.clock_ms)
+        self._set("next_offset", progress.next_offset)
+        self._set("users", num_users)
+        self._set("forced_emissions", forced)
+
+    def _set(self, name: str, value: int) -> None:
+        gauge = self._gauges.get(name)
+        if gauge is None:
+            # PyFlink's distribution is a gauge of the value last given to it.
+            gauge = self._gauges[name] = self._group.distribution(name)
+        gauge.update(value)

@@ -1,0 +1,107 @@
+"""Runs the job until it is told to stop: start, restore, watch, savepoint, end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from structlog.stdlib import BoundLogger
+
+from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
+from features.gateway import Gateway, start_gateway
+from features.settings import FeaturesSettings
+from ingest.runtime.errors import BrokerError, ConfigError, FreshetError
+from ingest.runtime.kafka import partitions_of
+from ingest.runtime.service import StopSignal
+from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
+
+_POLL_SECONDS = 0.5
+_SAVEPOINT_TIMEOUT_SECONDS = 60
+_RUNNING = {"INITIALIZING", "CREATED", "RUNNING", "RESTARTING", "FAILING", "RECONCILING"}
+
+
+def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> None:
+    """Run the features job from its newest checkpoint until `stop`, then end it with a savepoint.
+
+    Raises:
+        ConfigError: a setting cannot work, or Java or the connector is missing.
+        BrokerError: the broker does not answer or the topics do not fit.
+        FreshetError: the job failed more often than it may be restarted, or its JVM died.
+    """
+    config = settings.config()
+    if not settings.connector_jar.is_file():
+        raise ConfigError(
+            "Flink's Kafka connector is missing",
+            detail=f"{settings.connector_jar} is no file.",
+            hint="run: make setup, or set FRESHET_FEATURES_CONNECTOR_JAR",
+        )
+    num_partitions = require_aligned_topics(settings.bootstrap)
+    gateway = start_gateway(settings.heap_mb, settings.state_directory / "log")
+    try:
+        # Imported here: the gateway's address must stand in the environment before PyFlink looks.
+        from features.job import Wiring, build
+
+        checkpoints = settings.state_directory / "checkpoints"
+        restore = newest_checkpoint(checkpoints)
+        run = next_run(checkpoints)
+        wiring = Wiring(
+            bootstrap=settings.bootstrap,
+            num_partitions=num_partitions,
+            connector_jar=settings.connector_jar,
+            checkpoints=run,
+            restore=restore,
+            parallelism=settings.parallelism,
+            rest_port=settings.rest_port,
+            metrics_port=settings.metrics_port,
+            transactional_id_prefix=settings.transactional_id_prefix,
+        )
+        log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
+        client = build(config, wiring).execute().get_job_client()
+        _watch(client, gateway, run, stop, log)
+        _end(client, run, log)
+    finally:
+        gateway.stop()
+
+
+def require_aligned_topics(bootstrap: str) -> int:
+    """The partition count `events` and `sequences` share.
+
+    Raises:
+        BrokerError: the broker does not answer, a topic is missing, or the counts differ.
+    """
+    found = {name: len(partitions_of(bootstrap, name)) for name in (EVENTS, SEQUENCES)}
+    for name in (EVENTS_LATE, EVENTS_DEAD):
+        partitions_of(bootstrap, name)
+    if found[EVENTS] != found[SEQUENCES]:
+        raise BrokerError(
+            "partition counts differ",
+            detail=f"{EVENTS} has {found[EVENTS]}, {SEQUENCES} has {found[SEQUENCES]}.",
+            hint="a user's events and sequences lie in the partition of one number: "
+            "create both topics anew with one count",
+        )
+    return found[EVENTS]
+
+
+def _watch(client: Any, gateway: Gateway, run: Path, stop: StopSignal, log: BoundLogger) -> None:
+    """Wait for the stop signal; report the job's state when it changes."""
+    before = ""
+    while not stop.wait(_POLL_SECONDS):
+        gateway.check_alive()
+        status = client.get_job_status().result().name
+        if status != before:
+            log.info("job state", state=status)
+            before = status
+        if status not in _RUNNING:
+            raise FreshetError(
+                "the Flink job ended",
+                detail=f"Its state is {status}.",
+                hint="read Flink's log; start again to resume from the last checkpoint",
+                retriable=True,
+            )
+        delete_runs_before(run)
+
+
+def _end(client: Any, run: Path, log: BoundLogger) -> None:
+    """Stop the job with a savepoint, so that nothing is left uncommitted."""
+    savepoint = client.stop_with_savepoint(False, run.resolve().as_uri()).result()
+    log.info("stopped", savepoint=savepoint)
