@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +44,11 @@ def text_files() -> tuple[Path, ...]:
 def parse(path: Path) -> ast.Module:
     """The syntax tree of a file."""
     return ast.parse(path.read_text(), str(path))
+
+
+def listing(found: Iterable[object]) -> str:
+    """What a failed test shows: every finding on a line, none cut off."""
+    return "".join(f"\n  {each}" for each in found)
 
 
 def name_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.settings_table import TABLE, find_settings_classes, render, settings_of
-from tests.project.sources import name_of, text_files
+from tests.project.sources import listing, name_of, text_files
 
 # A name that ends in an underscore is a prefix; in a word that goes on it is no variable.
 VARIABLE = re.compile(r"\bFRESHET_[A-Z0-9_]*[A-Z0-9]\b(?!\*)")
@@ -44,7 +44,8 @@ def test_every_variable_the_project_names_is_in_the_table() -> None:
         if not name_of(path).startswith("tests/")
         for variable in VARIABLE.findall(path.read_text())
     }
-    assert {(variable, path) for variable, path in named if variable not in known} == set()
+    found = sorted(f"{path}: {variable}" for variable, path in named if variable not in known)
+    assert not found, listing(found)
 
 
 def test_aliases_prefixes_and_types_are_read_from_the_class() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.sources import name_of, parse, python_files
+from tests.project.sources import listing, name_of, parse, python_files
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
@@ -44,11 +44,13 @@ def test_the_project_has_files_to_look_at() -> None:
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in FILES}
-    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
+    found = [f"{name}: {n} lines" for name, n in lengths.items() if n > MAX_FILE_LINES]
+    assert not found, listing(found)
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
-    assert [each for path in FILES for each in too_long(path)] == []
+    found = [each for path in FILES for each in too_long(path)]
+    assert not found, listing(found)
 
 
 @pytest.mark.parametrize(("num_lines", "found"), [(50, 0), (51, 1)])
@@ -63,4 +65,5 @@ def test_the_limit_on_functions_is_exact(
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
     parts = {name_of(path): {*path.parent.parts, path.stem} for path in FILES}
-    assert {name for name, words in parts.items() if words & EMPTY_NAMES} == set()
+    found = [name for name, words in parts.items() if words & EMPTY_NAMES]
+    assert not found, listing(found)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.sources import name_of, parse, python_files, text_files
+from tests.project.sources import listing, name_of, parse, python_files, text_files
 
 MACHINE_PATH = re.compile(r"(?<![\w.}/])/(root|work|Users|home/\w+|opt/wheels)(/|\b)")
 REGISTRY = re.compile(
@@ -26,11 +26,13 @@ def lines_with(pattern: re.Pattern[str], paths: tuple[Path, ...]) -> list[str]:
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
-    assert lines_with(MACHINE_PATH, text_files()) == []
+    found = lines_with(MACHINE_PATH, text_files())
+    assert not found, listing(found)
 
 
 def test_no_file_names_the_address_of_a_package_registry() -> None:
-    assert lines_with(REGISTRY, text_files()) == []
+    found = lines_with(REGISTRY, text_files())
+    assert not found, listing(found)
 
 
 @pytest.mark.parametrize("parts", [["cd ", "root", "x"], ['"', "home", "me"], ["", "work"]])
@@ -45,7 +47,7 @@ def test_other_paths_are_left_alone(line: str) -> None:
 
 def test_code_is_ascii() -> None:
     found = lines_with(re.compile(r"[^\x00-\x7f]"), python_files() + python_files("tests"))
-    assert found == []
+    assert not found, listing(found)
 
 
 def silent_handlers(tree: ast.Module) -> list[int]:
@@ -60,8 +62,12 @@ def silent_handlers(tree: ast.Module) -> list[int]:
 
 
 def test_no_error_is_silenced() -> None:
-    found = {name_of(path): silent_handlers(parse(path)) for path in python_files()}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+    found = [
+        f"{name_of(path)}:{line}"
+        for path in python_files()
+        for line in silent_handlers(parse(path))
+    ]
+    assert not found, listing(found)
 
 
 def test_a_silenced_error_is_recognised() -> None:
