@@ -25,6 +25,8 @@ def main() -> None:
     """Run until SIGTERM or SIGINT, or until following a topic fails for good."""
     settings = read_settings(ServingSettings)
     log = set_up_logging("serving", settings.log_level)
+    # uvicorn handles signals while it runs and passes them on when it ends.
+    stop = StopSignal().install()
     config = settings.config()
     torch.set_num_threads(config.torch_threads)
     listener = _listen(settings.host, settings.port)
@@ -32,7 +34,6 @@ def main() -> None:
     users = UserStates(max_users=config.max_users, max_history=config.max_history)
     user_follower = UserFollower(settings.bootstrap, users)
     version_follower = VersionFollower(settings.bootstrap, live, config.model_name)
-    stop = StopSignal()
     with (
         ThreadPoolExecutor(2, "follow") as followers,
         ThreadPoolExecutor(config.num_workers) as workers,
