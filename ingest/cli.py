@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +42,8 @@ def _speaking_plainly(command: Callable[_Arguments, None]) -> Callable[_Argument
 
     @functools.wraps(command)
     def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        # Whatever the client library logs about a lost broker comes to us as an error, too.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
         try:
             command(*args, **kwargs)
         except FreshetError as error:

@@ -12,6 +12,7 @@ from ingest.runtime.errors import BrokerError
 from ingest.runtime.kafka import (
     KafkaError,
     RetriableError,
+    abandon_producer,
     make_producer,
     partition_of,
     partitions_of,
@@ -203,4 +204,7 @@ class EventProducer:
 
     def close(self) -> None:
         """Leave the broker at once; what was not flushed may be lost."""
-        self._producer.close(timeout=0 if self._in_flight else 5)
+        if self._in_flight:
+            abandon_producer(self._producer)
+        else:
+            self._producer.close(timeout=5)

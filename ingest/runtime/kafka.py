@@ -70,6 +70,15 @@ def make_producer(
         raise _unreachable(bootstrap, error) from error
 
 
+def abandon_producer(producer: KafkaProducer) -> None:
+    """Close a producer at once; records that are not acknowledged fail and may be lost."""
+    # Its own close waits for them first and gives up half-way when the broker is gone, leaving a
+    # thread behind that tries for ever.
+    producer._sender.force_close()
+    producer._sender.join(_CONNECT_TIMEOUT_MS / 1000)
+    producer.close(timeout=1)
+
+
 @lru_cache(maxsize=1 << 20)
 def partition_of(key: bytes, num_partitions: int) -> int:
     """The partition Kafka's default partitioner gives a key; the same here and in Java.

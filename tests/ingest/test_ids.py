@@ -1,0 +1,55 @@
+"""Text ids become integers once, and can be looked up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.adapters.ids import HashedIds
+from ingest.events import MAX_ID
+from ingest.runtime.errors import FreshetError
+
+
+@given(st.text())
+def test_every_text_has_one_id_in_range(text: str) -> None:
+    first = HashedIds().id_of(text)
+    assert first == HashedIds().id_of(text)
+    assert 0 <= first <= MAX_ID
+
+
+@given(st.integers(0, MAX_ID))
+def test_a_plain_number_stays_itself_and_needs_no_table(number: int) -> None:
+    ids = HashedIds()
+    assert ids.id_of(str(number)) == number
+    assert len(ids) == 0
+
+
+@pytest.mark.parametrize("text", ["-1", "007", str(2**63), "9" * 5_000, "1.0", "", "\u0663"])
+def test_what_is_no_plain_number_is_hashed(text: str) -> None:
+    ids = HashedIds()
+    ids.id_of(text)
+    assert len(ids) == 1
+
+
+def test_the_table_names_what_was_hashed(tmp_path: Path) -> None:
+    ids = HashedIds()
+    known = {ids.id_of(text): text for text in ("anna", "bert", "-5")}
+    ids.write(tmp_path / "ids.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "ids.jsonl").read_text().splitlines()]
+    assert {line["id"]: line["text"] for line in lines} == known
+
+
+def test_two_texts_of_one_hash_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Same:
+        def digest(self) -> bytes:
+            return b"12345678"
+
+    monkeypatch.setattr("ingest.adapters.ids.hashlib.blake2b", lambda *_, **__: Same())
+    ids = HashedIds()
+    ids.id_of("anna")
+    with pytest.raises(FreshetError, match="'anna' and 'bert'"):
+        ids.id_of("bert")
