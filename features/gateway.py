@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import site
@@ -13,6 +14,10 @@ import threading
 import time
 from pathlib import Path
 from typing import IO
+
+import pyflink
+from pyflink.java_gateway import get_gateway
+from pyflink.pyflink_gateway_server import launch_gateway_server_process
 
 from ingest.runtime.errors import ConfigError, FreshetError
 
@@ -44,6 +49,9 @@ class Gateway:
 
     def stop(self, grace_seconds: float = 10) -> None:
         """End the JVM and wait for it; after the grace by SIGKILL."""
+        # From here on a refused connection is what we asked for.
+        logging.getLogger("py4j").setLevel(logging.CRITICAL)
+        get_gateway().shutdown()
         self._process.terminate()
         try:
             self._process.wait(grace_seconds)
@@ -64,10 +72,6 @@ def start_gateway(heap_mb: int, log_directory: Path) -> Gateway:
         FreshetError: the JVM did not come up.
     """
     _require_java()
-    # Imported before the JVM starts: it gives up on us when we do not connect within seconds.
-    from pyflink.java_gateway import get_gateway
-    from pyflink.pyflink_gateway_server import launch_gateway_server_process
-
     log_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         port_file = Path(directory) / "port"
@@ -97,7 +101,13 @@ def _require_java() -> None:
 def _environment(heap_mb: int, log_directory: Path, port_file: Path) -> dict[str, str]:
     # Python runs inside the JVM, started by it: only this variable tells it of our packages.
     paths = [str(_ROOT), *site.getsitepackages(), os.environ.get("PYTHONPATH", "")]
+    # Flink loads reporters as plugins only in a cluster; in this JVM they must be on the class path,
+    # and Hadoop's variable is the one door to it.
+    plugins = Path(pyflink.__file__).parent / "plugins" / "metrics-prometheus"
+    classes = [*map(str, plugins.glob("*.jar")), os.environ.get("HADOOP_CLASSPATH", "")]
     return {
+        "HADOOP_CLASSPATH": os.pathsep.join(path for path in classes if path),
+        "LOG4J_PROPERTIES": str(Path(__file__).with_name("log4j2.properties")),
         "JVM_ARGS": f"{os.environ.get('JVM_ARGS', '')} -Xmx{heap_mb}m -XX:+ExitOnOutOfMemoryError",
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "FLINK_LOG_DIR": str(log_directory),

@@ -15,9 +15,9 @@ from features.sequences import Progress
 class PartitionMetrics:
     """The newest state of one partition, as gauges.
 
-    One gauge for each of `features.sequences.Counters` (named `<counter>_events`, since the
-    partition's first offset, so they survive restarts), and `clock_ms`, `next_offset`, `users`,
-    `forced_emissions`.
+    One gauge for each of `features.sequences.Counters` under its name, counted since the
+    partition's first offset (so a restart does not reset them), and `clock_ms`, `next_offset`,
+    `users`, `forced_emissions`.
     """
 
     def __init__(self, metric_group: Any, partition: int) -> None:
@@ -27,7 +27,7 @@ class PartitionMetrics:
     def show(self, progress: Progress, forced: int, num_users: int) -> None:
         """Set every gauge."""
         for name, value in asdict(progress.counters).items():
-            self._set(f"{name}_events" if name != "events" else "events", value)
+            self._set(name, value)
         self._set("clock_ms", progress.clock_ms)
         self._set("next_offset", progress.next_offset)
         self._set("users", num_users)

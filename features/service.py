@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyflink.java_gateway import get_gateway
 from structlog.stdlib import BoundLogger
 
 from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
@@ -102,6 +104,26 @@ def _watch(client: Any, gateway: Gateway, run: Path, stop: StopSignal, log: Boun
 
 
 def _end(client: Any, run: Path, log: BoundLogger) -> None:
-    """Stop the job with a savepoint, so that nothing is left uncommitted."""
-    savepoint = client.stop_with_savepoint(False, run.resolve().as_uri()).result()
+    """Stop the job with a savepoint, so that nothing is left uncommitted.
+
+    Without one nothing is lost either: the next start resumes from the last checkpoint.
+    """
+    # PyFlink's own stop_with_savepoint calls a Java method that Flink 2 no longer has.
+    java = get_gateway().jvm
+    future = client._j_job_client.stopWithSavepoint(
+        False,
+        run.resolve().as_uri(),
+        java.org.apache.flink.core.execution.SavepointFormatType.CANONICAL,
+    )
+    try:
+        savepoint = future.get(
+            _SAVEPOINT_TIMEOUT_SECONDS, java.java.util.concurrent.TimeUnit.SECONDS
+        )
+    except Py4JJavaError as error:
+        raise FreshetError(
+            "stopping with a savepoint failed",
+            detail=str(error.java_exception.toString()),
+            hint="start again: it resumes from the last checkpoint",
+            retriable=True,
+        ) from error
     log.info("stopped", savepoint=savepoint)
