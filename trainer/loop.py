@@ -59,7 +59,34 @@ def train(
     session = Session(config, ranks, starts=starts, code_revision=run.code_revision)
     outputs = Outputs(session, run, ranks, graveyard)
     outputs.resume()
-    source = Source(
+    source = _open_source(config, run, session, open_reader, graveyard)
+    batch: MessageBatch | None = None
+    turn = Turn(train=False, export=False, finish=False)
+    while not turn.finish:
+        now_seconds = time.monotonic()
+        source.poll(0.0 if turn.train else _IDLE_POLL_SECONDS, now_seconds=now_seconds)
+        batch = batch or source.next_batch(now_seconds=now_seconds)
+        turn = _agree(run, ranks, source, batch, outputs, stop)
+        if turn.train:
+            outputs.log(session.train(batch))
+            batch = None
+            outputs.checkpoint_if_due()
+        if turn.export:
+            outputs.export()
+    if source.ended and batch is None:
+        session.positions = source.positions()
+    outputs.finish()
+    return session
+
+
+def _open_source(
+    config: TrainerConfig,
+    run: RunConfig,
+    session: Session,
+    open_reader: Callable[[dict[int, Position]], Reader],
+    graveyard: Graveyard,
+) -> Source:
+    return Source(
         open_reader(session.positions),
         session.positions,
         graveyard=graveyard,
@@ -69,28 +96,6 @@ def train(
         max_wait_seconds=run.wait_limit_seconds,
         stop_at_clock_ms=run.stop_at_clock_ms,
     )
-    batch: MessageBatch | None = None
-    trained = False
-    while True:
-        now_seconds = time.monotonic()
-        source.poll(0.0 if trained else _IDLE_POLL_SECONDS, now_seconds=now_seconds)
-        batch = batch or source.next_batch(now_seconds=now_seconds)
-        turn = _agree(run, ranks, source, batch, outputs, stop)
-        if turn.train:
-            with metrics.step_seconds.time():
-                line = session.train(batch)
-            outputs.log(line)
-            batch = None
-            outputs.checkpoint_if_due()
-        if turn.export:
-            outputs.export()
-        if turn.finish:
-            break
-        trained = turn.train
-    if source.ended and batch is None:
-        session.positions = source.positions()
-    outputs.finish()
-    return session
 
 
 def _agree(

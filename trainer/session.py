@@ -85,6 +85,7 @@ class Session:
 
     def train(self, batch: MessageBatch | None) -> StepLine:
         """One step of all ranks: score, take down the quality, learn. A rank may have no batch."""
+        started_seconds = time.perf_counter()
         tokens = self._tokens(batch)
         scored = self.learner.score(tokens, step=self.step)
         num_targets, figures = self._observe(scored, batch)
@@ -94,6 +95,7 @@ class Session:
         if batch is not None:
             self.positions = batch.positions
         self._count(scored, batch, learned=learned)
+        metrics.step_seconds.observe(time.perf_counter() - started_seconds)
         return StepLine(
             step=self.step,
             num_targets=num_targets,

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from features.sequences import TOKEN
+from tests.trainer.streams import recorded
+from tests.trainer.test_loop import run_once
+from trainer.batch import TokenBatch
+from trainer.evaluate import Evaluator
+from trainer.export import list_exports
+from trainer.idmap import FALLBACK_ROW
+from trainer.ranks import Ranks
+
+
+def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: Path) -> None:
+    session = run_once(tmp_path, alone, records=recorded(num_messages=120))
+    evaluator = Evaluator(list_exports(tmp_path / "exports")[-1])
+    history = np.zeros(3, TOKEN)
+    history["item_id"], history["event_time_ms"] = [1_000, 1_007, 1_014], [1_000, 2_000, 3_000]
+    history["actions"] = [9, 1, 3]
+    candidates = np.array([1_000, 1_007, 999_999_999])
+    found = evaluator.probabilities(
+        user_id=5, history=history, candidates=candidates, time_ms=9_000
+    )
+
+    items = [*history["item_id"].tolist(), *candidates.tolist()]
+    batch = TokenBatch(
+        user_ids=torch.tensor([5]),
+        offsets=torch.tensor([0, 6]),
+        num_targets=torch.tensor([3]),
+        item_ids=torch.tensor(items),
+        times_ms=torch.tensor([1_000, 2_000, 3_000, 9_000, 9_000, 9_000]),
+        actions=torch.tensor([9, 1, 3, 0, 0, 0]),
+        watch_ms=torch.zeros(6, dtype=torch.int64),
+        price_minor=torch.zeros(6, dtype=torch.int64),
+    )
+    scored = session.learner.score(batch, step=session.step)
+    assert session.learner.idmap.rows_of(candidates)[2] != FALLBACK_ROW  # admitted just now
+    expected = torch.sigmoid(scored.logits).numpy()
+    assert np.allclose(found[:2], expected[:2], atol=1e-6)
+    assert found[0, 0] > found[1, 0]  # item 1,000 is liked nine times of ten, 1,007 once

@@ -1,0 +1,118 @@
+"""Scores candidates by the training forward of an export: what serving's answers must equal.
+
+    python -m trainer.evaluate EXPORT < request.json
+
+The request is a `Request` as JSON, the answer a list of probabilities per task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from features.sequences import TOKEN, SequenceColumns
+from ingest.runtime.errors import FreshetError
+from ingest.runtime.service import run
+from trainer.batch import TokenBatch
+from trainer.export import read_export
+from trainer.idmap import IdMap
+from trainer.model.config import ModelConfig
+from trainer.model.recommender import Recommender
+
+
+class HistoryToken(msgspec.Struct, frozen=True, kw_only=True):
+    """One token of a history, as features.sequences.TOKEN has it."""
+
+    item_id: int
+    event_time_ms: int
+    actions: int
+    watch_ms: int = 0
+    price_minor: int = 0
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to score: a user's history in time order, the candidates, and the moment."""
+
+    user_id: int
+    history: list[HistoryToken]
+    candidates: list[int]
+    time_ms: int
+
+
+class Evaluator:
+    """An export's model, table and id map.
+
+    Raises:
+        BadExport: the export is incomplete.
+    """
+
+    def __init__(self, export_path: Path) -> None:
+        export, dense, table = read_export(export_path)
+        self.config = ModelConfig.from_dict(export.model)
+        self._model = Recommender(self.config)
+        self._model.load_state_dict(dense)
+        self._model.eval()
+        self._weight = table["item_weight"]
+        self._idmap = IdMap.from_row_ids(table["row_ids"].numpy())
+
+    def probabilities(
+        self,
+        *,
+        user_id: int,
+        history: npt.NDArray[np.void],
+        candidates: npt.NDArray[np.int64],
+        time_ms: int,
+    ) -> npt.NDArray[np.float32]:
+        """Every candidate as a target at `time_ms` of one message: float32[M,tasks].
+
+        Shapes: `history` TOKEN[n] in time order; `candidates` raw item ids int64[M].
+        """
+        targets = np.zeros(len(candidates), TOKEN)
+        targets["item_id"], targets["event_time_ms"] = candidates, time_ms
+        tokens = np.concatenate([history, targets])
+        batch = TokenBatch.from_columns(
+            SequenceColumns(
+                user_ids=np.array([user_id]),
+                clocks_ms=np.array([time_ms]),
+                offsets=np.array([0, len(tokens)]),
+                num_targets=np.array([len(targets)]),
+                tokens=tokens,
+            ),
+            max_history=self.config.max_history,
+        )
+        rows = torch.from_numpy(self._idmap.rows_of(batch.item_ids.numpy()))
+        with torch.no_grad():
+            logits = self._model(batch, self._weight[rows]).task_logits
+        return torch.sigmoid(logits).numpy()
+
+
+def main() -> None:
+    """Answer one request from standard input."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.evaluate", description=__doc__)
+    parser.add_argument("export", type=Path, help="directory of one export")
+    evaluator = Evaluator(parser.parse_args().export)
+    try:
+        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    except msgspec.DecodeError as error:
+        raise FreshetError("request not readable", detail=str(error)) from error
+    history = np.zeros(len(request.history), TOKEN)
+    for name in TOKEN.names or ():
+        history[name] = [getattr(token, name) for token in request.history]
+    found = evaluator.probabilities(
+        user_id=request.user_id,
+        history=history,
+        candidates=np.array(request.candidates, np.int64),
+        time_ms=request.time_ms,
+    )
+    by_task = {task: found[:, i].tolist() for i, task in enumerate(evaluator.config.task_names)}
+    sys.stdout.write(msgspec.json.encode(by_task).decode() + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
