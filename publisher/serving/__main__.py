@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 import uvicorn
@@ -33,11 +35,8 @@ def main() -> None:
     live = Live(SnapshotStore(config.store, config.model_name), config)
     users = UserStates(max_users=config.max_users, max_history=config.max_history)
     user_follower = UserFollower(settings.bootstrap, users)
-    version_follower = VersionFollower(settings.bootstrap, live, config.model_name)
-    with (
-        ThreadPoolExecutor(2, "follow") as followers,
-        ThreadPoolExecutor(config.num_workers) as workers,
-    ):
+    followers = (user_follower, VersionFollower(settings.bootstrap, live, config.model_name))
+    with ThreadPoolExecutor(config.num_workers, "score") as workers:
         serving = Serving(
             live=live,
             users=users,
@@ -50,27 +49,44 @@ def main() -> None:
                 create_app(serving), log_level="warning", access_log=False, lifespan="off"
             )
         )
+        _tell_address(listener, settings.address_file)
+        log.info("serving started", address=_address(listener), store=str(config.store))
+        _serve_while_following(server, listener, followers, stop)
+    log.info("serving stopped")
 
-        def end(_: Future[None]) -> None:
-            server.should_exit = True
 
-        running = [
-            followers.submit(follow, each, stop) for each in (user_follower, version_follower)
-        ]
+def _serve_while_following(
+    server: uvicorn.Server,
+    listener: socket.socket,
+    followers: Iterable[UserFollower | VersionFollower],
+    stop: StopSignal,
+) -> None:
+    """The server ends with its followers and they with it; what ended a follower is raised."""
+
+    def end(_: Future[None]) -> None:
+        server.should_exit = True
+
+    with ThreadPoolExecutor(2, "follow") as threads:
+        running = [threads.submit(follow, follower, stop) for follower in followers]
         for future in running:
             future.add_done_callback(end)
-        address = "http://{}:{}".format(*listener.getsockname()[:2])
-        if settings.address_file is not None:
-            settings.address_file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(settings.address_file, address.encode())
-        log.info("serving started", address=address, store=str(config.store))
         try:
             server.run(sockets=[listener])
         finally:
             stop.request()
         for future in running:
             future.result()
-    log.info("serving stopped")
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+def _tell_address(listener: socket.socket, path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, _address(listener).encode())
 
 
 def _listen(host: str, port: int) -> socket.socket:
