@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from ingest.adapters.columns import Ints
 from ingest.events import Event, encode_record
 from ingest.runtime.errors import ConfigError
 
@@ -59,25 +60,11 @@ def plant_faults(
     Raises:
         ConfigError: more duplicates are wanted than there are events.
     """
-    size = len(stream.values)
-    if num_duplicates > size:
-        raise ConfigError("too many duplicates", detail=f"{num_duplicates} of {size} events.")
-    event_ms = np.array(stream.arrival_ms, dtype=np.int64)
-    arrival_ms = event_ms + rng.integers(0, disorder_ms + 1, size)
-    again = rng.choice(size, num_duplicates, replace=False)
-    again_ms = arrival_ms[again] + rng.integers(1, DUPLICATE_LAG_MS + 1, num_duplicates)
-
-    source = np.concatenate([np.arange(size), again])
-    arrived_ms = np.concatenate([arrival_ms, again_ms])
-    # The original stands before its re-send: the sort is stable and a re-send arrives later.
-    order = np.argsort(arrived_ms, kind="stable")
-    source, arrived_ms = source[order], arrived_ms[order]
-    originals = np.flatnonzero(order < size)
-
+    source, arrived_ms, originals = _arrivals(stream, num_duplicates, disorder_ms, rng)
     after_late = rng.choice(originals, num_late)
     after_bad = rng.integers(0, len(source), num_malformed)
     late = [
-        _late_record(name, number, stream.users[row], int(event_ms[row]), rng)
+        _late_record(name, number, stream.users[row], stream.arrival_ms[row], rng)
         for number, row in enumerate(source[after_late].tolist())
     ]
     bad = [
@@ -96,6 +83,23 @@ def plant_faults(
     )
     counts = FaultCounts(malformed=num_malformed, duplicates=num_duplicates, late=num_late)
     return arrived, counts
+
+
+def _arrivals(
+    stream: Stream, num_duplicates: int, disorder_ms: int, rng: np.random.Generator
+) -> tuple[Ints, Ints, Ints]:
+    """Row of the stream and time of each arrival, and which arrivals are no re-sends."""
+    size = len(stream.values)
+    if num_duplicates > size:
+        raise ConfigError("too many duplicates", detail=f"{num_duplicates} of {size} events.")
+    arrival_ms = np.array(stream.arrival_ms) + rng.integers(0, disorder_ms + 1, size)
+    again = rng.choice(size, num_duplicates, replace=False)
+    again_ms = arrival_ms[again] + rng.integers(1, DUPLICATE_LAG_MS + 1, num_duplicates)
+    source = np.concatenate([np.arange(size), again])
+    arrived_ms = np.concatenate([arrival_ms, again_ms])
+    # The original stands before its re-send, which arrives later.
+    order = np.argsort(arrived_ms, kind="stable")
+    return source[order], arrived_ms[order], np.flatnonzero(order < size)
 
 
 def _late_record(
