@@ -48,9 +48,8 @@ def interval_attention(
 
     Example:
         >>> import torch
-        >>> from kernels import intervals
         >>> x, offsets = torch.ones(3, 1, 4), torch.tensor([0, 3])
-        >>> mask = intervals.causal(torch.tensor([3]))
+        >>> mask = torch.tensor([[0, 1, 0, 0], [0, 2, 0, 0], [0, 3, 0, 0]]).int()
         >>> interval_attention(x, x, x, q_offsets=offsets, kv_offsets=offsets, intervals=mask,
         ...                    score="softmax", scale=0.5)[:, 0, 0]
         tensor([1., 1., 1.])
@@ -62,14 +61,6 @@ def interval_attention(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )
     return reference(
-        q,
-        k,
-        v,
-        q_offsets=q_offsets,
-        kv_offsets=kv_offsets,
-        intervals=intervals,
-        score=score,
-        scale=scale,
-        divisor=divisor,
-        bias=bias,
-    )
+        q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals, score=score,
+        scale=scale, divisor=divisor, bias=bias,
+    )  # fmt: skip
