@@ -43,8 +43,7 @@ def interval_attention(
     int64[Tk].
 
     Raises:
-        FreshetError: a wrong dtype, shape or device, an interval outside its sequence, or arguments
-            that do not belong together.
+        FreshetError: a wrong dtype, shape, device or interval, or arguments that do not fit.
 
     Example:
         >>> import torch
