@@ -1,0 +1,28 @@
+"""The server's settings reach its limits."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ingest.runtime.errors import ConfigError
+from publisher.serving.config import ServingConfig
+from publisher.serving.settings import ServingSettings
+from publisher.settings import read_settings
+
+
+def test_every_limit_can_be_set_and_defaults_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHET_SERVING_STORE", "/tmp/store")
+    assert read_settings(ServingSettings).config() == ServingConfig(store=Path("/tmp/store"))
+    for number, field in enumerate(f for f in fields(ServingConfig) if isinstance(f.default, int)):
+        monkeypatch.setenv(f"FRESHET_SERVING_{field.name.upper()}", str(number + 1))
+        assert getattr(read_settings(ServingSettings).config(), field.name) == number + 1
+
+
+def test_a_limit_of_zero_names_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHET_SERVING_STORE", "/tmp/store")
+    monkeypatch.setenv("FRESHET_SERVING_MAX_USERS", "0")
+    with pytest.raises(ConfigError, match="max_users"):
+        read_settings(ServingSettings).config()
