@@ -23,8 +23,8 @@ def cuts(tokens: list[Token], next_ms: int) -> list[int]:
         >>> cuts(tokens, next_ms=91), cuts(tokens, next_ms=90)
         ([2, 4], [2])
     """
-    if len(tokens) == 1:
-        return [1] if tokens[0].last_ms < next_ms else []
+    if len(tokens) < 2:
+        return [1] if tokens and tokens[0].last_ms < next_ms else []
     newest_ms = accumulate([token.last_ms for token in tokens], max)
     followers_ms = [*[token.first_ms for token in tokens[1:]], next_ms]
     pairs = enumerate(zip(newest_ms, followers_ms, strict=True), start=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import signal
 import site
 import struct
 import subprocess
@@ -22,6 +24,7 @@ from pyflink.pyflink_gateway_server import launch_gateway_server_process
 from ingest.runtime.errors import ConfigError, FreshetError
 
 _START_TIMEOUT_SECONDS = 60
+_PID_FILE = "jvm.pid"
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -60,18 +63,19 @@ class Gateway:
             self._process.wait()
 
 
-def start_gateway(heap_mb: int, log_directory: Path) -> Gateway:
+def start_gateway(heap_mb: int, state_directory: Path) -> Gateway:
     """Start the JVM and connect PyFlink to it.
 
     Args:
         heap_mb: maximum heap.
-        log_directory: of Flink's log files.
+        state_directory: gets Flink's log files (`log/`) and the JVM's process id, for `end_orphan`.
 
     Raises:
         ConfigError: no Java.
         FreshetError: the JVM did not come up.
     """
     _require_java()
+    log_directory = _log_directory(state_directory)
     log_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         port_file = Path(directory) / "port"
@@ -80,12 +84,43 @@ def start_gateway(heap_mb: int, log_directory: Path) -> Gateway:
             {**os.environ, **_environment(heap_mb, log_directory, port_file)},
             ["-c", "org.apache.flink.client.python.PythonGatewayServer", "local"],
         )
+        (state_directory / _PID_FILE).write_text(str(process.pid))
         threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True).start()
         gateway = Gateway(process)
         port = _await_port(port_file, gateway)
     os.environ["PYFLINK_GATEWAY_PORT"] = str(port)
     get_gateway()
     return gateway
+
+
+def end_orphan(state_directory: Path) -> None:
+    """End the JVM a killed predecessor left behind, before its checkpoints are looked at.
+
+    It exits by itself within seconds, but until then could commit past what we resume from. The
+    caller holds the state directory's lock, so nobody else can be using it.
+    """
+    pid_file = state_directory / _PID_FILE
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text())
+    # The number may long be another process's: only one that logs where ours did is ours.
+    while str(_log_directory(state_directory)) in _command_line(pid):
+        # Killed again and again until it is gone: it may have died, or be dying, in between.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    pid_file.unlink()
+
+
+def _log_directory(state_directory: Path) -> Path:
+    return state_directory.resolve() / "log"
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _require_java() -> None:

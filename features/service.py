@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyflink.java_gateway import get_gateway
+from pyflink.util.exceptions import JavaException
 from structlog.stdlib import BoundLogger
 
 from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
-from features.gateway import Gateway, start_gateway
+from features.config import FeaturesConfig
+from features.gateway import Gateway, end_orphan, start_gateway
+from features.job import Wiring, build
 from features.settings import FeaturesSettings
 from ingest.runtime.errors import BrokerError, ConfigError, FreshetError
 from ingest.runtime.kafka import partitions_of
@@ -37,32 +44,71 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
             detail=f"{settings.connector_jar} is no file.",
             hint="run: make setup, or set FRESHET_FEATURES_CONNECTOR_JAR",
         )
+    _require_free(settings.rest_port)
+    _require_free(settings.metrics_port)
     num_partitions = require_aligned_topics(settings.bootstrap)
-    gateway = start_gateway(settings.heap_mb, settings.state_directory / "log")
-    try:
-        # Imported here: the gateway's address must stand in the environment before PyFlink looks.
-        from features.job import Wiring, build
+    with locked(settings.state_directory):
+        end_orphan(settings.state_directory)
+        gateway = start_gateway(settings.heap_mb, settings.state_directory)
+        try:
+            _run_in(gateway, config, settings, num_partitions, stop, log)
+        finally:
+            gateway.stop()
 
-        checkpoints = settings.state_directory / "checkpoints"
-        restore = newest_checkpoint(checkpoints)
-        run = next_run(checkpoints)
-        wiring = Wiring(
-            bootstrap=settings.bootstrap,
-            num_partitions=num_partitions,
-            connector_jar=settings.connector_jar,
-            checkpoints=run,
-            restore=restore,
-            parallelism=settings.parallelism,
-            rest_port=settings.rest_port,
-            metrics_port=settings.metrics_port,
-            transactional_id_prefix=settings.transactional_id_prefix,
-        )
-        log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
+
+def _run_in(
+    gateway: Gateway,
+    config: FeaturesConfig,
+    settings: FeaturesSettings,
+    num_partitions: int,
+    stop: StopSignal,
+    log: BoundLogger,
+) -> None:
+    checkpoints = settings.state_directory / "checkpoints"
+    restore = newest_checkpoint(checkpoints)
+    run = next_run(checkpoints)
+    wiring = Wiring(
+        bootstrap=settings.bootstrap,
+        num_partitions=num_partitions,
+        connector_jar=settings.connector_jar,
+        checkpoints=run,
+        restore=restore,
+        parallelism=settings.parallelism,
+        rest_port=settings.rest_port,
+        metrics_port=settings.metrics_port,
+        transactional_id_prefix=settings.transactional_id_prefix,
+    )
+    log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
+    try:
         client = build(config, wiring).execute().get_job_client()
-        _watch(client, gateway, run, stop, log)
-        _end(client, run, log)
-    finally:
-        gateway.stop()
+    except (Py4JJavaError, JavaException) as error:
+        raise FreshetError(
+            "the Flink job did not start",
+            detail=_cause(error),
+            hint=f"read the log in {settings.state_directory / 'log'}",
+        ) from error
+    _watch(client, gateway, run, stop, log)
+    _end(client, run, log)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process alone; its death releases it.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "state directory in use",
+                detail=f"Another features job holds {directory}.",
+                hint="stop it, or set another FRESHET_FEATURES_STATE_DIRECTORY",
+            ) from error
+        yield
 
 
 def require_aligned_topics(bootstrap: str) -> int:
@@ -82,6 +128,26 @@ def require_aligned_topics(bootstrap: str) -> int:
             "create both topics anew with one count",
         )
     return found[EVENTS]
+
+
+def _require_free(port: int) -> None:
+    # Flink only notes a taken metrics port in its log, and reports a taken REST port much later.
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                "port not free",
+                detail=f"127.0.0.1:{port}: {error.strerror}.",
+                hint="set another FRESHET_FEATURES_REST_PORT or FRESHET_FEATURES_METRICS_PORT",
+            ) from error
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).splitlines()
+    causes = [line for line in lines if line.startswith("Caused by: ")]
+    return (causes or lines)[-1].removeprefix("Caused by: ")
 
 
 def _watch(client: Any, gateway: Gateway, run: Path, stop: StopSignal, log: BoundLogger) -> None:
@@ -122,7 +188,7 @@ def _end(client: Any, run: Path, log: BoundLogger) -> None:
     except Py4JJavaError as error:
         raise FreshetError(
             "stopping with a savepoint failed",
-            detail=str(error.java_exception.toString()),
+            detail=_cause(error),
             hint="start again: it resumes from the last checkpoint",
             retriable=True,
         ) from error
