@@ -21,10 +21,13 @@ class ProcessDied(FreshetError):
 class Child:
     """A process in a session of its own, so that its whole tree can be signalled at once."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], log: Path, log_start_bytes: int
+    ) -> None:
         self.name = name
         self.log = log
         self._process = process
+        self._log_start_bytes = log_start_bytes
 
     @classmethod
     def start(
@@ -39,6 +42,7 @@ class Child:
         """Start `command` with its output appended to `log`; `env` adds to this environment."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
+            log_start_bytes = output.tell()
             process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -48,7 +52,7 @@ class Child:
                 cwd=cwd,
                 start_new_session=True,
             )
-        return cls(name, process, log)
+        return cls(name, process, log, log_start_bytes)
 
     @property
     def pid(self) -> int:
@@ -70,9 +74,15 @@ class Child:
                 hint=f"read {self.log}",
             )
 
+    def log_text(self) -> str:
+        """What this process wrote, without what an earlier one of the name left in the file."""
+        with self.log.open("rb") as file:
+            file.seek(self._log_start_bytes)
+            return file.read().decode(errors="replace")
+
     def log_tail(self, num_lines: int = 15) -> str:
-        """The last lines of its log."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        """The last lines it wrote."""
+        lines = self.log_text().splitlines()
         return "\n".join(f"    {line}" for line in lines[-num_lines:])
 
     def wait(self, timeout_seconds: float) -> int:
@@ -128,4 +138,4 @@ def await_condition(condition: Callable[[], bool], child: Child, *, timeout_seco
 
 def log_contains(child: Child, text: str) -> Callable[[], bool]:
     """A condition: the child's log has `text`."""
-    return lambda: text in child.log.read_text(errors="replace")
+    return lambda: text in child.log_text()

@@ -112,7 +112,7 @@ class LocalStack:
             name="features",
             command=(sys.executable, "-m", "features"),
             settings={
-                "FRESHET_FEATURES_STATE_DIR": str(self.directory / "flink"),
+                "FRESHET_FEATURES_STATE_DIRECTORY": str(self.directory / "flink"),
                 "FRESHET_FEATURES_REST_PORT": str(self._flink_port),
                 "FRESHET_FEATURES_METRICS_PORT": str(self._flink_metrics_port),
             },

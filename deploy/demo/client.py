@@ -9,6 +9,8 @@ import httpx
 from deploy.freshness import ServedVersion
 from ingest.runtime.errors import FreshetError
 
+_ALL_TOKENS = 100_000
+
 
 class ServingClient:
     """A client of the serving API."""
@@ -39,7 +41,7 @@ class ServingClient:
 
     def user(self, user_id: int) -> list[dict[str, Any]]:
         """A user's recent tokens as serving keeps them; empty when it knows none."""
-        response = self._http.get(f"/users/{user_id}")
+        response = self._http.get(f"/users/{user_id}", params={"limit": _ALL_TOKENS})
         if response.status_code == httpx.codes.NOT_FOUND:
             return []
         return list(self._json(response)["tokens"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 from deploy.broker import ROOT
@@ -23,7 +23,7 @@ _SAMPLE_ROWS = 50_000
 _LEAST_SHARE = 0.005
 # Task -> the action that makes it; the first that a log has decides the order of recommendations.
 _TASK_ACTIONS = {"click": "click", "like": "like", "purchase": "purchase", "long_watch": "watch"}
-_FAULTS = {"malformed": 0.05, "duplicates": 0.05, "late": 0.02}
+_SYNTHETIC_EVENTS = 100_000
 
 
 class DemoLog:
@@ -94,9 +94,9 @@ class DemoLog:
             "events_in": truth.num_records,
             "targets": truth.num_impressions,
             "tokens_folded": truth.num_folded,
-            "duplicates": truth.faults.num_duplicates,
-            "late": truth.faults.num_late,
-            "dead": truth.faults.num_malformed,
+            "duplicates": truth.faults.duplicates,
+            "late": truth.faults.late,
+            "dead": truth.faults.malformed,
         }
 
     def _actions(self) -> Counter[str]:
@@ -113,14 +113,21 @@ class DemoLog:
 
 
 def open_demo_log(options: DemoOptions) -> DemoLog:
-    """Open `options.data`; the synthetic log comes with planted faults.
+    """Open `options.data`, or make the synthetic log with planted faults.
 
     Raises:
         FreshetError: no such data set or file, or it cannot be read.
     """
     if options.data == NAME:
-        log, truth = generate(SyntheticConfig(num_events=options.events or 100_000, **_FAULTS))
-        return DemoLog(log, DemoOptions(**asdict(options) | {"events": 0}), truth)
+        # About every second event is an impression; the rest follows from them.
+        config = SyntheticConfig(
+            num_impressions=max(2, (options.events or _SYNTHETIC_EVENTS) // 2),
+            malformed=0.05,
+            duplicates=0.05,
+            late=0.02,
+        )
+        log, truth = generate(config)
+        return DemoLog(log, replace(options, events=0), truth)
     return DemoLog(open_log(options.data, ROOT / "build" / "datasets"), options, None)
 
 

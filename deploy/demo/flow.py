@@ -15,7 +15,7 @@ from rich.console import Console
 from deploy.conservation import Audit
 from deploy.demo.data import DemoLog, open_demo_log, summary_differs
 from deploy.demo.options import DemoOptions
-from deploy.demo.parity import parity_max_abs_error
+from deploy.demo.parity import compare_scores
 from deploy.demo.plots import VersionFreshness, plot_freshness, plot_ne
 from deploy.demo.quality import curve, ne_summary, tasks_of
 from deploy.demo.report import conservation_summary, render
@@ -30,6 +30,7 @@ from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SNAPSHOTS
 
 _DRAIN_SECONDS = 1800.0
 _SETTLE_SECONDS = 180.0
+_NUM_PARITY_USERS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +169,14 @@ class _Demo:
             "freshness_seconds": freshness["seconds"],
             "versions_published": len(read_all(self.stack.bootstrap, SNAPSHOTS)),
             "versions_served": len(self.watch.versions()),
-            "parity_max_abs_error": parity_max_abs_error(self.watch, self.stack.snapshots),
+            **compare_scores(self.watch.client, self.stack.snapshots, self._newest_users()),
             "recommendations": recommendations,
             "seconds": dict(measured.seconds),
         }
+
+    def _newest_users(self) -> list[int]:
+        users = dict.fromkeys(reversed(self.watch.sequences.account.recent_users))
+        return list(users)[:_NUM_PARITY_USERS]
 
     def _freshness(self, tail_starts: dict[int, int]) -> dict[str, Any]:
         arrivals = _arrivals(self.stack.bootstrap, tail_starts)

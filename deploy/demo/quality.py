@@ -45,7 +45,7 @@ def ne_summary(lines: list[StepLine]) -> dict[str, dict[str, Any]]:
     return {"ne": model, "ne_baseline": baseline}
 
 
-def curve(lines: list[StepLine], task: str, num_points: int = 60) -> Curve:
+def curve(lines: list[StepLine], task: str, num_points: int = 40) -> Curve:
     """A task's NE along the stream, in `num_points` stretches of equally many targets."""
     total = lines[-1].total_targets
     parts: list[list[StepLine]] = [[] for _ in range(num_points)]

@@ -42,23 +42,24 @@ def render(summary: Mapping[str, Any], console: Console) -> None:
 
 def _conservation(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Conservation: every event is somewhere, once", title_justify="left")
-    names = (
-        "events_in", "targets", "corrections", "tokens_folded", "duplicates", "late", "dead",
-    )  # fmt: skip
-    for name in names:
+    table.add_column("events in", justify="right")
+    for name in ("targets", "corrections", "folded", "duplicates", "late", "dead", "holds"):
         table.add_column(name, justify="right")
-    table.add_column("holds")
+    names = ("events_in", "targets", "corrections", "tokens_folded", "duplicates", "late", "dead")
     holds = "[green]yes[/]" if summary["conservation_ok"] else "[red]NO[/]"
     table.add_row(*(f"{summary[name]:,}" for name in names), holds)
-    for problem in summary["conservation_problems"]:
-        table.caption = f"{table.caption or ''}{problem}\n"
+    problems = [*summary["conservation_problems"], *summary.get("planted_differs", [])]
+    if problems:
+        table.caption = "\n".join(problems)
+    elif "planted_differs" in summary:
+        table.caption = "every count is the one the generator planted"
     return table
 
 
 def _quality(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Normalized entropy, scored before learning (base rate = 1)")
     table.title_justify = "left"
-    for name in ("task", "targets", "lifetime", "last fifth", "item-rate baseline, last fifth"):
+    for name in ("task", "targets", "lifetime", "last fifth", "item rate, last fifth"):
         table.add_column(name, justify="left" if name == "task" else "right")
     for task, ne in summary["ne"].items():
         baseline = summary["ne_baseline"][task]
@@ -99,7 +100,7 @@ def _speed(summary: Mapping[str, Any]) -> Table:
 def _recommendations(found: Mapping[str, Any]) -> Table:
     action = found["action"]
     table = Table(
-        title=f"User {found['user_id']}: before and after he did {action['action']!r} on item "
+        title=f"For user {found['user_id']}, before and after {action['action']!r} on item "
         f"{action['item_id']}",
         title_justify="left",
     )
