@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def stream(broker: Broker) -> str:
     return broker.bootstrap
 
 
-def start(directory: Path, bootstrap: str, *, ranks: int = 1) -> Child:
+def start(
+    directory: Path, bootstrap: str, *, ranks: int = 1, settings: dict[str, str] | None = None
+) -> Child:
     launcher = [str(Path(sys.executable).with_name("torchrun")), f"--nproc-per-node={ranks}"]
     return Child.start(
         "trainer",
@@ -56,6 +60,7 @@ def start(directory: Path, bootstrap: str, *, ranks: int = 1) -> Child:
             "FRESHET_TRAINER_STOP_AT_CLOCK_MS": str(end_ms(NUM_MESSAGES)),
             "FRESHET_TRAINER_TABLE_ROWS": "4096",
             "FRESHET_TRAINER_TOKEN_BUDGET": "256",
+            **(settings or {}),
         },
     )
 
@@ -106,6 +111,32 @@ def test_two_ranks_share_the_partitions_and_train_every_target_once(
     assert sorted(state.positions) == [0, 1]
     assert min(at.clock_ms for at in state.positions.values()) == end_ms(NUM_MESSAGES)
     assert 0 < state.quality["like"].lifetime.ne < 0.9
+
+
+def test_a_live_trainer_asked_to_stop_leaves_a_checkpoint_and_an_export_of_its_last_step(
+    stream: str, tmp_path: Path
+) -> None:
+    far_ms = end_ms(NUM_MESSAGES) + 10**9
+    live = {
+        "FRESHET_TRAINER_DETERMINISTIC": "false",
+        "FRESHET_TRAINER_STOP_AT_CLOCK_MS": str(far_ms),
+        "FRESHET_TRAINER_EXPORT_EVERY_SECONDS": "0.2",
+    }
+    wanted = _targets_in(stream)
+    child = start(tmp_path, stream, settings=live)
+
+    def all_trained() -> bool:
+        log = tmp_path / "ne.jsonl"
+        lines = read_ne_log(log) if log.exists() else []
+        return bool(lines) and lines[-1].total_targets == wanted
+
+    await_condition(all_trained, child, timeout_seconds=120)
+    os.kill(child.pid, signal.SIGTERM)
+    finish(child)
+    state = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1]).state
+    export, _, _ = read_export(list_exports(tmp_path / "exports")[-1])
+    assert export.step == state.step == len(read_ne_log(tmp_path / "ne.jsonl"))
+    assert export.num_targets == state.num_targets == wanted
 
 
 def _targets_in(bootstrap: str) -> int:
