@@ -1,13 +1,15 @@
-"""The server's settings reach its limits."""
+"""The server's settings reach its limits and its socket."""
 
 from __future__ import annotations
 
+import socket
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from ingest.runtime.errors import ConfigError
+from publisher.serving.__main__ import listen
 from publisher.serving.config import ServingConfig
 from publisher.serving.settings import ServingSettings
 from publisher.settings import read_settings
@@ -26,3 +28,17 @@ def test_a_limit_of_zero_names_its_field(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("FRESHET_SERVING_MAX_USERS", "0")
     with pytest.raises(ConfigError, match="max_users"):
         read_settings(ServingSettings).config()
+
+
+def test_accepted_connections_do_not_hold_back_small_answers() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_taken_port_is_told_with_its_number() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)):
+            listen("127.0.0.1", port)
