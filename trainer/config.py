@@ -27,11 +27,11 @@ class TrainerConfig:
     table_rows: int = 1 << 17
     table_init_std: float = 0.02
     table_learning_rate: float = 0.05
-    dense_learning_rate: float = 2e-3
+    dense_learning_rate: float = 1e-3
     token_budget: int = 4096
     max_buffered_tokens: int = 1 << 20
     num_negatives: int = 128
-    retrieval_weight: float = 0.2
+    retrieval_weight: float = 0.1
     positive_mask: int = 0
     window_targets: int = 100_000
     seed: int = 0

@@ -21,6 +21,6 @@ def tiny_cpu(tasks: tuple[tuple[str, int], ...]) -> TrainerConfig:
         ),
         table_rows=1 << 17,
         token_budget=4096,
-        dense_learning_rate=2e-3,
+        dense_learning_rate=1e-3,
         table_learning_rate=0.05,
     )
