@@ -57,8 +57,9 @@ def first_served_ms(
             offsets.append(highest)
     served = []
     for event in events:
-        index = bisect_right(reached.get(event.partition, []), event.message_offset)
-        served.append(ordered[index].loaded_at_ms if index < len(ordered) else np.nan)
+        offsets = reached.get(event.partition, [])
+        index = bisect_right(offsets, event.message_offset)
+        served.append(ordered[index].loaded_at_ms if index < len(offsets) else np.nan)
     return np.asarray(served, dtype=np.float64)
 
 

@@ -133,6 +133,12 @@ class SequenceLog:
         self.account.add(self._reader.poll(timeout_seconds))
         return self.account
 
+    def follow_to_end(self) -> SequenceAccount:
+        """Take in all that is committed by now and return the account."""
+        while not self._reader.drained():
+            self.follow()
+        return self.account
+
     def close(self) -> None:
         """Leave the broker."""
         self._reader.close()

@@ -25,6 +25,12 @@ _LEAST_SHARE = 0.005
 _TASK_ACTIONS = {"click": "click", "like": "like", "purchase": "purchase", "long_watch": "watch"}
 _SYNTHETIC_EVENTS = 100_000
 
+# A replay runs event time thousands of times faster than the clock on the wall, so waiting longer
+# costs no freshness here, and more targets share one encoding of their user's history.
+FEATURES = FeaturesConfig(emit_after_ms=300_000)
+# When the clock has moved this far past an event, it is emitted.
+LONGEST_WAIT_MS = FEATURES.emit_after_ms + FEATURES.join_window_ms + FEATURES.bound_ms
+
 
 class DemoLog:
     """An event log with the tasks it can teach."""
@@ -48,7 +54,10 @@ class DemoLog:
     @property
     def settings(self) -> dict[str, str]:
         """Environment of the services."""
-        return {"FRESHET_TRAINER_TASKS": ",".join(self.tasks)}
+        return {
+            "FRESHET_TRAINER_TASKS": ",".join(self.tasks),
+            "FRESHET_FEATURES_EMIT_AFTER_MS": str(FEATURES.emit_after_ms),
+        }
 
     def send(
         self,
@@ -61,7 +70,6 @@ class DemoLog:
         on_progress: OnProgress | None = None,
     ) -> None:
         """Replay rows start..stop; behind the last row heartbeats let out what still waits."""
-        features = FeaturesConfig()
         summary = replay(
             self._log,
             producer,
@@ -71,11 +79,7 @@ class DemoLog:
                 limit=stop - start,
                 speed=speed,
                 events_per_second=events_per_second,
-                flush_after_ms=(
-                    features.emit_after_ms + features.join_window_ms + features.bound_ms + 1
-                    if stop == self.num_events
-                    else None
-                ),
+                flush_after_ms=(LONGEST_WAIT_MS + 1 if stop == self.num_events else None),
             ),
             on_progress=on_progress,
         )

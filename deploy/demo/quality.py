@@ -50,7 +50,7 @@ def curve(lines: list[StepLine], task: str, num_points: int = 40) -> Curve:
     total = lines[-1].total_targets
     parts: list[list[StepLine]] = [[] for _ in range(num_points)]
     for line in lines:
-        parts[min(num_points - 1, line.total_targets * num_points // max(total, 1))].append(line)
+        parts[max(0, line.total_targets - 1) * num_points // max(total, 1)].append(line)
     points = [(part[-1].total_targets, stretch(part, task)) for part in parts if part]
     known = [(at, s.ne, s.baseline_ne) for at, s in points]
     kept = [(at, ne, base) for at, ne, base in known if ne is not None and base is not None]

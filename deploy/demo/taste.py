@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.demo.client import ServingClient
+from deploy.demo.data import LONGEST_WAIT_MS
 from deploy.demo.watch import Watch
-from features.config import FeaturesConfig
 from ingest.events import Event
 from ingest.producer import EventProducer
 from ingest.runtime.errors import FreshetError
@@ -33,11 +33,9 @@ def before_and_after(watch: Watch, bootstrap: str, action: str) -> dict[str, Any
         action=action,  # type: ignore[arg-type]
         event_time_ms=clock_ms + 1,
     )
-    features = FeaturesConfig()
-    waited_ms = features.emit_after_ms + features.join_window_ms + features.bound_ms
     with EventProducer(bootstrap) as producer:
         producer.send(event)
-        for after_ms in (waited_ms + 2, waited_ms + 3):
+        for after_ms in (LONGEST_WAIT_MS + 2, LONGEST_WAIT_MS + 3):
             producer.heartbeat_all(clock_ms + after_ms)
     watch.until_served(timeout_seconds=_SERVED_SECONDS)
     _require_seen(watch.client, user_id, item_id)
