@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from features.sequences import TOKEN, SequenceColumns
 from ingest.runtime.errors import FreshetError
@@ -46,20 +48,33 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluator:
-    """An export's model, table and id map.
+    """A version's model, table and id map.
 
-    Raises:
-        BadExport: the export is incomplete.
+    Args:
+        model: ModelConfig.to_dict() of the version.
+        dense: its dense weights by name.
+        table: `item_weight` and `row_ids`, as in trainer.export.
     """
 
-    def __init__(self, export_path: Path) -> None:
-        export, dense, table = read_export(export_path)
-        self.config = ModelConfig.from_dict(export.model)
+    def __init__(
+        self, model: dict[str, Any], dense: dict[str, Tensor], table: dict[str, Tensor]
+    ) -> None:
+        self.config = ModelConfig.from_dict(model)
         self._model = Recommender(self.config)
         self._model.load_state_dict(dense)
         self._model.eval()
         self._weight = table["item_weight"]
         self._idmap = IdMap.from_row_ids(table["row_ids"].numpy())
+
+    @classmethod
+    def of_export(cls, path: Path) -> Evaluator:
+        """The evaluator of one hand-over.
+
+        Raises:
+            BadExport: it is incomplete.
+        """
+        export, dense, table = read_export(path)
+        return cls(export.model, dense, table)
 
     def probabilities(
         self,
@@ -96,7 +111,7 @@ def main() -> None:
     """Answer one request from standard input."""
     parser = argparse.ArgumentParser(prog="python -m trainer.evaluate", description=__doc__)
     parser.add_argument("export", type=Path, help="directory of one export")
-    evaluator = Evaluator(parser.parse_args().export)
+    evaluator = Evaluator.of_export(parser.parse_args().export)
     try:
         request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     except msgspec.DecodeError as error:

@@ -17,7 +17,7 @@ from trainer.ranks import Ranks
 
 def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: Path) -> None:
     session = run_once(tmp_path, alone, records=recorded(num_messages=120))
-    evaluator = Evaluator(list_exports(tmp_path / "exports")[-1])
+    evaluator = Evaluator.of_export(list_exports(tmp_path / "exports")[-1])
     history = np.zeros(3, TOKEN)
     history["item_id"], history["event_time_ms"] = [1_000, 1_007, 1_014], [1_000, 2_000, 3_000]
     history["actions"] = [9, 1, 3]
