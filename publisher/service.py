@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
-from safetensors import SafetensorError
 from safetensors.torch import save
 
 from ingest.runtime.errors import ConfigError, FreshetError
@@ -135,7 +134,7 @@ class Publisher:
             if version_of(export.step) != path.name:
                 raise ExportRefused("config", "export of another step", detail=f"{export.step}.")
             check_export(export, dense, table)
-        except (BadExport, ExportRefused, SafetensorError) as error:
+        except (BadExport, ExportRefused) as error:
             if path.exists():
                 self._refuse(path, error)
             return False

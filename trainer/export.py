@@ -13,13 +13,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
+
+if TYPE_CHECKING:
+    # A contract is read by processes that never load a tensor: torch takes seconds to import.
+    from torch import Tensor
 
 _DESCRIPTION = "export.json"
 _DENSE = "dense.safetensors"
@@ -74,6 +76,8 @@ def write_export(
     directory: Path, export: Export, *, dense: dict[str, Tensor], table: dict[str, Tensor]
 ) -> Path:
     """Write one hand-over below `directory` and return its path; an existing one of the step stays."""
+    from safetensors.torch import save_file
+
     final = directory / f"{export.step:012d}"
     if final.exists():
         return final
@@ -102,10 +106,13 @@ def read_export(path: Path) -> tuple[Export, dict[str, Tensor], dict[str, Tensor
     Raises:
         BadExport: a part is missing or torn.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         export = msgspec.json.decode((path / _DESCRIPTION).read_bytes(), type=Export)
         return export, load_file(path / _DENSE), load_file(path / _TABLE)
-    except (OSError, ValueError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, SafetensorError, msgspec.DecodeError) as error:
         raise BadExport("export not readable", detail=f"{path}: {error}") from error
 
 
