@@ -25,6 +25,7 @@ CONFIGS = st.sampled_from(
         CONFIG,
         FeaturesConfig(bound_ms=0, join_window_ms=0, emit_after_ms=0, max_targets=1, max_pending=1),
         FeaturesConfig(bound_ms=50, join_window_ms=30, emit_after_ms=200, max_pending=1_000),
+        FeaturesConfig(bound_ms=50, join_window_ms=30, emit_after_ms=40, max_pending=1_000),
         FeaturesConfig(
             bound_ms=9, join_window_ms=100, emit_after_ms=100, max_targets=2, max_history=0
         ),

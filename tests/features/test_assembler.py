@@ -220,6 +220,19 @@ def test_a_token_waits_for_the_one_it_overlaps() -> None:
     assert message.target_offsets.tolist() == [0, 1]
 
 
+def test_an_event_that_splits_an_overlap_lets_the_user_out_earlier() -> None:
+    config = FeaturesConfig(bound_ms=50, join_window_ms=30, emit_after_ms=40)
+    times_ms = {1: [1_000, 1_020], 2: [1_015, 1_045], 3: [1_044, 1_074], 4: [1_070]}
+    pairs = [(time_ms, item) for item, times in times_ms.items() for time_ms in times]
+    log = [(at, 1_100, event(t, id=at, item=item)) for at, (t, item) in enumerate(pairs)]
+    held, assembler = run([*log, (10, 1_100, beat(1_091))], config)
+    assert held == []
+    # Opens item 3's token earlier, so that its event at 1 074 is another token.
+    assembler.process(11, 1_100, event(1_042, id=11, item=3))
+    (message,) = sequences(assembler.process(12, 1_123, beat(1_123)))
+    assert message.tokens["item_id"].tolist() == [1, 2, 3]
+
+
 def test_a_second_delivery_is_a_duplicate_even_when_late() -> None:
     log = [
         (0, 1_000, event(1_000, id="a")),
