@@ -88,7 +88,15 @@ def require_java() -> str:
 def _format(command: list[str], properties: Path) -> None:
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
-        [*command, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)],
+        # One argument: an id may begin with a dash.
+        [
+            *command,
+            "kafka.tools.StorageTool",
+            "format",
+            f"--cluster-id={cluster_id}",
+            "-c",
+            str(properties),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -103,7 +103,10 @@ class Learner:
         """Move the weights by the scored batch; False where something was not finite: no move."""
         positive = (scored.batch.actions & self._config.positive_bits) != 0
         positive = positive & scored.batch.is_target
-        num_targets, num_positives = self._ranks.sum([len(scored.rows), int(positive.sum())])
+        of_tasks = scored.labels.sum(0).tolist()
+        num_targets, num_positives, *of_tasks = self._ranks.sum(
+            [len(scored.rows), int(positive.sum()), *of_tasks]
+        )
         if not num_targets:
             return True
         self._adam.zero_grad()
@@ -115,7 +118,10 @@ class Learner:
                 loss = loss + retrieval * (self._config.retrieval_weight / num_positives)
             # Table and dense gradients are averages over the ranks, the loss a sum over all.
             (loss * self._ranks.world).backward()
-        return self._apply(scored)
+        learned = self._apply(scored)
+        if learned:
+            self.model.ranking.count(num_targets, of_tasks)
+        return learned
 
     def _retrieval_loss(self, scored: Scored, output: ModelOutput, positive: Tensor) -> Tensor:
         mine = positive[scored.batch.target_index]

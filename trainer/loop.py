@@ -12,7 +12,7 @@ import torch
 
 from ingest.runtime.service import StopSignal
 from trainer import metrics
-from trainer.checkpoint import write_checkpoint
+from trainer.checkpoint import Checkpoint, write_checkpoint
 from trainer.config import RunConfig, TrainerConfig
 from trainer.export import Position, drop_exports, list_exports, write_export
 from trainer.ne_log import NeLog, StepLine
@@ -72,7 +72,7 @@ def train(
             batch = None
             outputs.checkpoint_if_due()
         if turn.export:
-            outputs.export()
+            outputs.write(export=True)
     if source.ended and batch is None:
         session.positions = source.positions()
     outputs.finish()
@@ -165,54 +165,53 @@ class Outputs:
     def checkpoint_if_due(self) -> None:
         """Write a checkpoint where the step is a multiple of the cadence. Collective."""
         if self._session.step % self._run.checkpoint_every_steps == 0:
-            self._checkpoint()
+            self.write(export=False)
 
-    def _checkpoint(self) -> None:
-        with metrics.stall_seconds.labels(write="checkpoint").time():
+    def write(self, *, export: bool) -> None:
+        """Make the state durable and, if told to, hand it to the publisher. Collective.
+
+        A hand-over is always of a checkpoint already on disk: no crash goes back behind a published
+        version, so one step number never names two different sets of weights.
+        """
+        with metrics.stall_seconds.labels(write="export" if export else "checkpoint").time():
             self._graveyard.flush()  # the checkpoint's positions are past what was buried
             checkpoint = self._session.checkpoint()
             self._checkpoint_step = self._session.step
+            if export:
+                self._export_step = self._session.step
+                self._exported_at_seconds = time.monotonic()
             if checkpoint is None:
                 return
 
             def write() -> None:
-                with metrics.checkpoint_seconds.time():
-                    write_checkpoint(
-                        self._run.checkpoint_dir, checkpoint, keep=self._run.checkpoint_keep
-                    )
-                metrics.checkpoint_timestamp.set_to_current_time()
+                self._write_checkpoint(checkpoint)
+                if export:
+                    self._write_export(checkpoint)
 
             self._writer.submit(write)
 
-    def export(self) -> None:
-        """Hand the current weights to the publisher. Collective."""
-        with metrics.stall_seconds.labels(write="export").time():
-            checkpoint = self._session.checkpoint()
-            self._export_step = self._session.step
-            self._exported_at_seconds = time.monotonic()
-            if checkpoint is None:
-                return
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        with metrics.checkpoint_seconds.time():
+            write_checkpoint(self._run.checkpoint_dir, checkpoint, keep=self._run.checkpoint_keep)
+        metrics.checkpoint_timestamp.set_to_current_time()
 
-            def write() -> None:
-                table = checkpoint.tensors["table"]
-                with metrics.export_seconds.time():
-                    write_export(
-                        self._run.export_dir,
-                        describe_export(checkpoint),
-                        dense=checkpoint.tensors["dense"],
-                        table={"item_weight": table["weight"], "row_ids": table["row_ids"]},
-                    )
-                    drop_exports(self._run.export_dir, keep=self._run.export_keep)
-                metrics.export_timestamp.set_to_current_time()
-
-            self._writer.submit(write)
+    def _write_export(self, checkpoint: Checkpoint) -> None:
+        table = checkpoint.tensors["table"]
+        with metrics.export_seconds.time():
+            write_export(
+                self._run.export_dir,
+                describe_export(checkpoint),
+                dense=checkpoint.tensors["dense"],
+                table={"item_weight": table["weight"], "row_ids": table["row_ids"]},
+            )
+            drop_exports(self._run.export_dir, keep=self._run.export_keep)
+        metrics.export_timestamp.set_to_current_time()
 
     def finish(self) -> None:
-        """A last checkpoint and export of what has none yet, all on disk. Collective."""
-        if self._session.step > self._checkpoint_step:
-            self._checkpoint()
-        if self._session.step > self._export_step:
-            self.export()
+        """A last checkpoint and hand-over of what has none yet, all on disk. Collective."""
+        export = self._session.step > self._export_step
+        if export or self._session.step > self._checkpoint_step:
+            self.write(export=export)
         self._writer.close()
         if self._ne_log is not None:
             self._ne_log.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,9 @@ from ingest.producer import EventProducer
 from ingest.replay import OnProgress, ReplayConfig, replay
 from ingest.runtime.errors import ConfigError
 
-_SAMPLE_ROWS = 50_000
+# Tasks are chosen by samples from all over the log: some actions begin late in it.
+_NUM_SAMPLES = 25
+_SAMPLE_ROWS = 2_000
 # A task is worth learning when neither of its classes is rarer than this among the events.
 _LEAST_SHARE = 0.005
 # Task -> the action that makes it; the first that a log has decides the order of recommendations.
@@ -27,7 +29,7 @@ _SYNTHETIC_EVENTS = 100_000
 
 # A replay runs event time thousands of times faster than the clock on the wall, so waiting longer
 # costs no freshness here, and more targets share one encoding of their user's history.
-FEATURES = FeaturesConfig(emit_after_ms=300_000)
+FEATURES = FeaturesConfig(emit_after_ms=1_800_000)
 # When the clock has moved this far past an event, it is emitted.
 LONGEST_WAIT_MS = FEATURES.emit_after_ms + FEATURES.join_window_ms + FEATURES.bound_ms
 
@@ -105,15 +107,21 @@ class DemoLog:
 
     def _actions(self) -> Counter[str]:
         counts: Counter[str] = Counter()
-        for rows in self._log.read(0, min(self.num_events, _SAMPLE_ROWS)):
-            for value in rows.values:
-                try:
-                    record = decode_record(value)
-                except InvalidEvent:
-                    continue  # it will be a dead letter; here only actions are counted
-                if isinstance(record, Event):
-                    counts[record.action] += 1
+        step = max(1, self.num_events // _NUM_SAMPLES)
+        for start in range(0, self.num_events, step):
+            for rows in self._log.read(start, min(start + _SAMPLE_ROWS, self.num_events)):
+                counts.update(_actions_of(rows.values))
         return counts
+
+
+def _actions_of(values: list[bytes]) -> Iterator[str]:
+    for value in values:
+        try:
+            record = decode_record(value)
+        except InvalidEvent:
+            continue  # it will be a dead letter; here only actions are counted
+        if isinstance(record, Event):
+            yield record.action
 
 
 def open_demo_log(options: DemoOptions) -> DemoLog:

@@ -12,8 +12,13 @@ from trainer.model.config import ModelConfig
 class RankingHead(nn.Module):
     """MLP(state * tower(item)) and, beside it, one line each for the item and for the user.
 
-    The two lines carry item and user bias, which a single pass has to learn fast.
+    The two lines carry item and user bias, which a single pass has to learn fast. What needs no
+    learning at all is counted: logits start from each task's log-odds among the targets learned so
+    far, (positives + 1) to (negatives + 1).
     """
+
+    num_targets: Tensor
+    num_positives: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -24,14 +29,25 @@ class RankingHead(nn.Module):
         self.tasks = nn.Linear(config.hidden_dim, num_tasks)
         self.item_line = nn.Linear(width, num_tasks, bias=False)
         self.user_line = nn.Linear(width, num_tasks, bias=False)
+        self.register_buffer("num_targets", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("num_positives", torch.zeros(num_tasks, dtype=torch.float64))
+
+    def count(self, num_targets: float, num_positives: list[float]) -> None:
+        """Take learned targets into the base rates; `num_positives` is one number a task."""
+        self.num_targets += num_targets
+        self.num_positives += self.num_positives.new_tensor(num_positives)
 
     def forward(self, state: Tensor, item_embeddings: Tensor, user_state: Tensor) -> Tensor:
         """Shapes: target states, their items' rows, their users' states, each [M,E] -> [M,tasks]."""
         tower = self.tower(item_embeddings)
         joined = torch.cat([state * tower, state, user_state * tower], dim=1)
         hidden = functional.silu(self.hidden_norm(self.hidden(joined)))
-        logits: Tensor = self.tasks(hidden)
+        logits: Tensor = self.tasks(hidden) + self._base_log_odds(hidden.dtype)
         return logits + self.item_line(item_embeddings) + self.user_line(user_state)
+
+    def _base_log_odds(self, dtype: torch.dtype) -> Tensor:
+        positives, negatives = self.num_positives, self.num_targets - self.num_positives
+        return torch.log((positives + 1) / (negatives + 1)).to(dtype)
 
 
 class RetrievalHead(nn.Module):
