@@ -106,16 +106,7 @@ def join_events(
                     next_ms = time_ms
                 continue
             token = Token(
-                time_ms,
-                offset,
-                item_id,
-                price,
-                watch_ms,
-                bits,
-                time_ms,
-                offset,
-                offset,
-                1,
+                time_ms, offset, item_id, price, watch_ms, bits, time_ms, offset, offset, 1
             )
             newest[item_id] = token
             tokens.append(token)
