@@ -20,6 +20,8 @@ export UV_PYTHON_DOWNLOADS := never
 # The machine's own certificates, as pip, git and Maven use them: companies have theirs.
 export UV_SYSTEM_CERTS ?= true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without compiled bytecode every process would parse torch, TorchRec and PyFlink again: 15 s each.
+unexport PYTHONDONTWRITEBYTECODE
 
 ##@ Start here
 .PHONY: help setup doctor demo

@@ -65,6 +65,29 @@ def read_ne_log(path: Path) -> list[StepLine]:
     return [line for line, _ in _complete_lines(path)]
 
 
+class NeLogFollower:
+    """Reads a log that is being written; what was read once is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_bytes = 0
+        self._lines: list[StepLine] = []
+
+    def follow(self) -> list[StepLine]:
+        """Every complete line so far; none while there is no log."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size < self._num_bytes:  # a resumed run took lines back
+            self._num_bytes, self._lines = 0, []
+        if size > self._num_bytes:
+            with self._path.open("rb") as file:
+                file.seek(self._num_bytes)
+                complete = file.read().rpartition(b"\n")[0]
+            texts = complete.splitlines(keepends=True)
+            self._lines += [msgspec.json.decode(text, type=StepLine) for text in texts]
+            self._num_bytes += len(complete) + (1 if complete else 0)
+        return self._lines
+
+
 def _complete_lines(path: Path) -> list[tuple[StepLine, str]]:
     with path.open(encoding="utf-8") as file:
         return [

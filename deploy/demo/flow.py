@@ -18,7 +18,7 @@ from deploy.demo.options import DemoOptions
 from deploy.demo.parity import compare_scores
 from deploy.demo.plots import VersionFreshness, plot_freshness, plot_ne
 from deploy.demo.quality import curve, ne_summary, tasks_of
-from deploy.demo.report import conservation_summary, render
+from deploy.demo.report import conservation_summary, render, save_page
 from deploy.demo.taste import before_and_after
 from deploy.demo.watch import Sent, Watch
 from deploy.freshness import LearnedEvent, first_served_ms
@@ -65,10 +65,10 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         finally:
             demo.watch.close()
         summary["seconds"] |= {"start": ready - started, "total": time.monotonic() - started}
-    path = options.directory / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n")
+    (options.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    save_page(summary, options.directory / "summary.html")
     render(summary, console)
-    console.print(f"summary: {path}\nplots:   {options.directory / 'ne.png'}")
+    console.print(f"summary.json, summary.html, ne.png, freshness.png: {options.directory}")
     return summary
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
 from deploy.conservation import Audit
+
+_PAGE_WIDTH = 100
 
 
 def conservation_summary(audit: Audit) -> dict[str, Any]:
@@ -38,6 +43,13 @@ def render(summary: Mapping[str, Any], console: Console) -> None:
         _recommendations(summary["recommendations"]),
     ]
     console.print(Panel(Group(*parts), title=f"freshet demo: {summary['data']}", expand=False))
+
+
+def save_page(summary: Mapping[str, Any], path: Path) -> None:
+    """Write the page as HTML."""
+    console = Console(record=True, width=_PAGE_WIDTH, file=StringIO(), force_terminal=True)
+    render(summary, console)
+    path.write_text(console.export_html(theme=DEFAULT_TERMINAL_THEME), encoding="utf-8")
 
 
 def _conservation(summary: Mapping[str, Any]) -> Table:

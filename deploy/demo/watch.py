@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 from rich.console import Console
@@ -20,7 +19,7 @@ from deploy.stack import LocalStack
 from ingest.runtime.errors import FreshetError
 from ingest.runtime.kafka import TopicReader, partitions_of
 from ingest.runtime.topics import EVENTS
-from trainer.ne_log import StepLine, read_ne_log
+from trainer.ne_log import NeLogFollower, StepLine
 
 _REFRESH_SECONDS = 0.5
 _PLAIN_EVERY_SECONDS = 10.0
@@ -47,7 +46,7 @@ class Watch:
         self._events = TopicReader(
             stack.bootstrap, EVENTS, dict.fromkeys(partitions_of(stack.bootstrap, EVENTS), 0)
         )
-        self._steps = StepLog(stack.ne_log)
+        self._steps = NeLogFollower(stack.ne_log)
         self._last_plain = 0.0
 
     def event_ends(self) -> dict[int, int]:
@@ -56,7 +55,7 @@ class Watch:
 
     def steps(self) -> list[StepLine]:
         """Every step the trainer has logged."""
-        return self._steps.read()
+        return self._steps.follow()
 
     def versions(self) -> list[ServedVersion]:
         """Every version served; none while serving does not answer yet."""
@@ -136,20 +135,3 @@ class Watch:
         self.sequences.close()
         self._events.close()
         self.client.close()
-
-
-class StepLog:
-    """The trainer's log of steps, read again when it grew."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._size = -1
-        self._lines: list[StepLine] = []
-
-    def read(self) -> list[StepLine]:
-        """Every complete line."""
-        size = self._path.stat().st_size if self._path.exists() else -1
-        if size != self._size:
-            self._size = size
-            self._lines = read_ne_log(self._path)
-        return self._lines

@@ -1,3 +1,5 @@
+"""A checkpoint is whole or refused, and only of the model it was made with."""
+
 from __future__ import annotations
 
 import shutil

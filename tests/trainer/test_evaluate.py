@@ -1,3 +1,5 @@
+"""Offline scoring by the training forward."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The id map: rows for ids, one row for those without."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The loop killed at any step, resumed, and compared with the one left alone."""
+
 from __future__ import annotations
 
 from dataclasses import replace

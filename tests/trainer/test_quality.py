@@ -1,3 +1,5 @@
+"""Identities every NE, calibration and baseline figure must satisfy."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""Two ranks against one on the same global batches."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The trainer's settings reach its configuration."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The merge and the batches: functions of the log, whatever the polling."""
+
 from __future__ import annotations
 
 from itertools import pairwise
