@@ -210,12 +210,13 @@ def test_a_token_waits_for_the_one_it_overlaps() -> None:
         (0, 1_000, event(1_000, id=1, item=1)),
         (1, 1_000, event(1_020, id=2, item=2)),
         (2, 1_000, event(1_025, id=3, item=1)),
-        (3, 1_070, beat(1_065)),
-        (4, 1_080, beat(1_070)),
+        (3, 1_060, event(1_060, id=4, item=3)),
+        (4, 1_070, beat(1_065)),
+        (5, 1_080, beat(1_070)),
     ]
     outputs, assembler = run(log)
     assert sequences(outputs) == []
-    (message,) = sequences(assembler.process(5, 1_090, beat(1_071)))
+    (message,) = sequences(assembler.process(6, 1_090, beat(1_071)))
     assert message.tokens["item_id"].tolist() == [1, 2]
     assert message.target_offsets.tolist() == [0, 1]
 

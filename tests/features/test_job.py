@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from features.config import FeaturesConfig
 from features.offline import assemble
 from features.sequences import Counters, Kind, Progress, decode, message_kind
 from ingest.events import Heartbeat, encode_record, partition_key
-from ingest.runtime.kafka import create_topics, make_producer, partitions_of, read_all
+from ingest.runtime.kafka import TopicReader, create_topics, make_producer, read_all
 from tests.features.logs import event
 
 pytestmark = pytest.mark.e2e
@@ -90,6 +89,26 @@ def committed(bootstrap: str) -> tuple[Records, Counters]:
     return records, sum((progress.counters for progress in newest.values()), Counters())
 
 
+class Follower:
+    """Reads progress messages until they close over all that `events` holds now."""
+
+    def __init__(self, bootstrap: str) -> None:
+        starts = dict.fromkeys(range(NUM_PARTITIONS), 0)
+        events = TopicReader(bootstrap, "events", starts)
+        self._wanted = events.end_offsets()
+        events.close()
+        self._found = starts
+        self._reader = TopicReader(bootstrap, "sequences", starts)
+
+    def caught_up(self) -> bool:
+        for record in self._reader.poll(1.0):
+            if message_kind(record.value) is Kind.PROGRESS:
+                message = decode(record.value)
+                assert isinstance(message, Progress)
+                self._found[message.partition] = message.next_offset
+        return self._found == self._wanted
+
+
 def start_job(bootstrap: str, directory: Path, log: str) -> Child:
     rest_port, metrics_port = free_ports(2)
     settings = {
@@ -120,25 +139,22 @@ def test_a_killed_and_restored_job_writes_what_offline_writes(
     broker: Broker, tmp_path: Path, jobs: list[Child]
 ) -> None:
     create_topics(broker.bootstrap, NUM_PARTITIONS)
-    assert len(partitions_of(broker.bootstrap, "sequences")) == NUM_PARTITIONS
     feed(broker.bootstrap, seed=1, num_events=3_000)
 
-    def caught_up() -> bool:
-        wanted = expected(broker.bootstrap)[1].events
-        return committed(broker.bootstrap)[1].events >= wanted
-
+    follower = Follower(broker.bootstrap)
     jobs.append(start_job(broker.bootstrap, tmp_path, "first.log"))
-    await_condition(caught_up, jobs[0], timeout_seconds=150)
+    await_condition(follower.caught_up, jobs[0], timeout_seconds=200)
     feed(broker.bootstrap, seed=2, num_events=3_000)
     jobs[0].kill()
-    assert not caught_up()
+    assert committed(broker.bootstrap)[1].events < expected(broker.bootstrap)[1].events
     feed(broker.bootstrap, seed=3, num_events=500)
 
     jobs.append(start_job(broker.bootstrap, tmp_path, "second.log"))
-    await_condition(caught_up, jobs[1], timeout_seconds=150)
+    await_condition(Follower(broker.bootstrap).caught_up, jobs[1], timeout_seconds=200)
     jobs[1].stop(grace_seconds=60)
     assert jobs[1].returncode == 0, jobs[1].log_tail()
-    assert not os.path.exists(f"/proc/{(tmp_path / 'jvm.pid').read_text()}")  # noqa: PTH110
+    jvm = (tmp_path / "jvm.pid").read_text()
+    assert not Path(f"/proc/{jvm}").exists()
 
     records, counters = committed(broker.bootstrap)
     wanted, wanted_counters = expected(broker.bootstrap)
