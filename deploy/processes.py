@@ -98,7 +98,12 @@ class Child:
                 f"{self.name} did not end", detail=f"Waited {timeout_seconds:g} s."
             ) from error
 
-    def stop(self, grace_seconds: float = 20) -> None:
+    def terminate(self) -> None:
+        """SIGTERM to the process, without waiting."""
+        if self.returncode is None:
+            self._process.terminate()
+
+    def stop(self, grace_seconds: float = 60) -> None:
         """SIGTERM to the process; after the grace, and for what it left behind, SIGKILL."""
         if self.returncode is None:
             self._process.terminate()

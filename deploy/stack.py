@@ -197,9 +197,14 @@ class LocalStack:
             child.check_alive()
 
     def stop(self) -> None:
-        """End everything, last started first; the broker outlives those who speak to it."""
-        for child in reversed(list(self._children.values())):
+        """End everything; the broker, started first, outlives those who speak to it."""
+        services = [child for name, child in self._children.items() if name != "broker"]
+        for child in services:
+            child.terminate()
+        for child in services:
             child.stop()
+        if self._broker is not None:
+            self._broker.stop()
         self._children.clear()
 
 

@@ -252,7 +252,9 @@ def decode_columns(values: list[bytes]) -> SequenceColumns:
     headers = np.frombuffer(b"".join([value[: HEADER.itemsize] for value in values]), HEADER)
     num_tokens = headers["num_tokens"].astype(np.int64)
     ends = HEADER.itemsize + num_tokens * TOKEN.itemsize
-    bodies = [value[HEADER.itemsize : end] for value, end in zip(values, ends.tolist(), strict=True)]
+    bodies = [
+        value[HEADER.itemsize : end] for value, end in zip(values, ends.tolist(), strict=True)
+    ]
     return SequenceColumns(
         user_ids=headers["user_id"].astype(np.int64),
         clocks_ms=headers["clock_ms"].astype(np.int64),

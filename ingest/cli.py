@@ -23,6 +23,7 @@ from ingest.replay import ReplayConfig, ReplayProgress, replay
 from ingest.runtime.errors import FreshetError
 from ingest.runtime.kafka import create_topics, read_all, topic_partitions
 from ingest.runtime.service import StopSignal, serve_metrics
+from ingest.runtime.settings import read_settings
 from ingest.runtime.topics import EVENTS_DEAD
 from ingest.settings import IngestSettings
 
@@ -67,7 +68,7 @@ def topics_create(
     partitions: Annotated[int | None, typer.Option(help="Partitions of keyed topics.")] = None,
 ) -> None:
     """Create what is missing of the topic table; what is there stays as it is."""
-    settings = IngestSettings()
+    settings = read_settings(IngestSettings)
     create_topics(settings.bootstrap, partitions or settings.num_partitions)
     topics_list()
 
@@ -76,7 +77,7 @@ def topics_create(
 @_speaking_plainly
 def topics_list() -> None:
     """Show topics and their partition counts."""
-    for name, count in topic_partitions(IngestSettings().bootstrap).items():
+    for name, count in topic_partitions(read_settings(IngestSettings).bootstrap).items():
         typer.echo(f"{name}\t{count}")
 
 
@@ -97,7 +98,7 @@ def replay_command(
     state_directory: Annotated[Path | None, typer.Option(help="Where progress is kept.")] = None,
 ) -> None:
     """Send a log through the door in event-time order; run again, it resumes."""
-    settings = IngestSettings()
+    settings = read_settings(IngestSettings)
     config = ReplayConfig(
         state_directory=state_directory or settings.state_directory,
         skip=skip,
@@ -151,7 +152,7 @@ def send(
     """Check one event and send it."""
     raw = sys.stdin.buffer.read().strip() if event == "-" else event.encode()
     record = decode_record(raw)
-    with _producer(IngestSettings()) as producer:
+    with _producer(read_settings(IngestSettings)) as producer:
         if isinstance(record, Heartbeat):
             producer.heartbeat_all(record.heartbeat_ms)
         else:
@@ -166,7 +167,7 @@ def heartbeat(
 ) -> None:
     """For live use: keep moving every partition's clock to now, until stopped."""
     stop = StopSignal().install()
-    with _producer(IngestSettings()) as producer:
+    with _producer(read_settings(IngestSettings)) as producer:
         while not stop.wait(every_seconds):
             producer.heartbeat_all(int(time.time() * 1000))
             producer.settle()
@@ -178,7 +179,7 @@ def dead_list(
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
 ) -> None:
     """Show the newest dead letters: source, reason, detail and the first bytes."""
-    records = read_all(IngestSettings().bootstrap, EVENTS_DEAD)
+    records = read_all(read_settings(IngestSettings).bootstrap, EVENTS_DEAD)
     typer.echo(f"{len(records)} dead letters")
     for record in records[-limit:]:
         headers = {name: value.decode(errors="replace") for name, value in record.headers}

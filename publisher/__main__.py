@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ingest.runtime.logs import set_up_logging
 from ingest.runtime.service import StopSignal, run, serve_metrics
+from ingest.runtime.settings import read_settings
 from publisher.announce import Announcer
 from publisher.service import Publisher, serve
-from publisher.settings import PublisherSettings, read_settings
+from publisher.settings import PublisherSettings
 
 
 def main() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from ingest.runtime.errors import BrokerError
-from ingest.runtime.kafka import make_producer, read_all
+from ingest.runtime.kafka import KafkaError, make_producer, read_all
 from ingest.runtime.topics import SNAPSHOTS
 from publisher.snapshots.manifest import Announcement, decode_announcement
+
+_ACK_SECONDS = 70  # more than the producer itself tries
 
 
 class Announcer:
@@ -39,14 +41,12 @@ class Announcer:
             BrokerError: it was not acknowledged (retriable).
         """
         value = msgspec.json.encode(announcement)
-        sent = self._producer.send(SNAPSHOTS, key=self._key, value=value)
-        self._producer.flush()
-        if not sent.succeeded():
+        try:
+            self._producer.send(SNAPSHOTS, key=self._key, value=value).get(timeout=_ACK_SECONDS)
+        except KafkaError as error:
             raise BrokerError(
-                "announcing failed",
-                detail=f"{announcement.version}: {sent.exception!r}.",
-                retriable=True,
-            )
+                "announcing failed", detail=f"{announcement.version}: {error!r}.", retriable=True
+            ) from error
 
     def close(self) -> None:
         """Leave the broker."""

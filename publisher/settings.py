@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from ingest.runtime.errors import ConfigError
 from ingest.runtime.settings import KafkaSettings
 from publisher.service import PublisherConfig
-
-S = TypeVar("S", bound=KafkaSettings)
 
 
 class PublisherSettings(KafkaSettings):
@@ -43,22 +39,3 @@ class PublisherSettings(KafkaSettings):
             keep_versions=self.keep_versions,
             poll_seconds=self.poll_seconds,
         )
-
-
-def read_settings(cls: type[S]) -> S:
-    """Read settings from the environment.
-
-    Raises:
-        ConfigError: one is missing or malformed; the message names its variable.
-    """
-    try:
-        return cls()
-    except ValidationError as error:
-        prefix = cls.model_config.get("env_prefix", "")
-        problems = [
-            f"{name if (name := str(p['loc'][0])).isupper() else prefix + name.upper()}: {p['msg']}"
-            for p in error.errors()
-        ]
-        raise ConfigError(
-            "settings refused", detail="; ".join(problems), hint="set these environment variables"
-        ) from error

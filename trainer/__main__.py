@@ -5,13 +5,14 @@ from __future__ import annotations
 from ingest.runtime.kafka import TopicReader, partitions_of
 from ingest.runtime.logs import set_up_logging
 from ingest.runtime.service import StopSignal, run, serve_metrics
+from ingest.runtime.settings import read_settings
 from ingest.runtime.topics import SEQUENCES
 from trainer.settings import TrainerSettings
 
 
 def main() -> None:
     """Read the settings, join the ranks, train."""
-    settings = TrainerSettings()
+    settings = read_settings(TrainerSettings)
     log = set_up_logging("trainer", settings.log_level)
     config, run_config = settings.trainer_config(), settings.run_config()
     stop = StopSignal().install()

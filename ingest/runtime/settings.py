@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings
+
+from ingest.runtime.errors import ConfigError
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 class KafkaSettings(BaseSettings):
@@ -19,3 +25,22 @@ class KafkaSettings(BaseSettings):
         validation_alias="FRESHET_LOG_LEVEL",
         description="DEBUG, INFO, WARNING or ERROR.",
     )
+
+
+def read_settings(cls: type[S]) -> S:
+    """Read settings from the environment.
+
+    Raises:
+        ConfigError: one is missing or malformed; the message names its variable.
+    """
+    try:
+        return cls()
+    except ValidationError as error:
+        prefix = cls.model_config.get("env_prefix", "")
+        problems = [
+            f"{name if (name := str(p['loc'][0])).isupper() else prefix + name.upper()}: {p['msg']}"
+            for p in error.errors()
+        ]
+        raise ConfigError(
+            "settings refused", detail="; ".join(problems), hint="set these environment variables"
+        ) from error

@@ -13,12 +13,12 @@ import uvicorn
 from ingest.runtime.errors import ConfigError
 from ingest.runtime.logs import set_up_logging
 from ingest.runtime.service import StopSignal, run
+from ingest.runtime.settings import read_settings
 from publisher.serving.app import Serving, create_app
 from publisher.serving.follow import UserFollower, VersionFollower, follow
 from publisher.serving.live import Live
 from publisher.serving.settings import ServingSettings
 from publisher.serving.users import UserStates
-from publisher.settings import read_settings
 from publisher.snapshots import SnapshotStore
 from publisher.snapshots.disk import write_durably
 

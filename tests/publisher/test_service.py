@@ -11,8 +11,9 @@ from prometheus_client import REGISTRY
 
 from ingest.runtime.errors import BrokerError, ConfigError
 from ingest.runtime.service import StopSignal
+from ingest.runtime.settings import read_settings
 from publisher.service import Publisher, PublisherConfig, serve
-from publisher.settings import PublisherSettings, read_settings
+from publisher.settings import PublisherSettings
 from publisher.snapshots import Announcement, SnapshotStore, version_of
 from tests.publisher.tiny import CONFIG, WATERMARK_MS, tiny_export, tiny_model, tiny_table
 from trainer.export import Position

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ingest.runtime.errors import ConfigError
+from ingest.runtime.settings import read_settings
 from publisher.serving.__main__ import listen
 from publisher.serving.config import ServingConfig
 from publisher.serving.settings import ServingSettings
-from publisher.settings import read_settings
 
 
 def test_every_limit_can_be_set_and_defaults_agree(monkeypatch: pytest.MonkeyPatch) -> None:
