@@ -81,6 +81,10 @@ clean: ## Delete caches and the outputs of demos
 clean-all: clean ## Delete what `make setup` installed, too
 	rm -rf .venv build
 
+.PHONY: kernels-aot
+kernels-aot: setup ## Compile every Triton kernel for GPUs that are not here; rewrite AOT.md
+	$(PYTHON) -m kernels.aot
+
 .PHONY: requirements
 requirements:
 	@deploy/bootstrap.sh '$(HOST_PYTHON)'

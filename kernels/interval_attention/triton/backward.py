@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -21,12 +19,12 @@ from kernels.interval_attention.triton.tiles import (
 
 @triton.jit
 def row_spans_kernel(
-    q_offsets: Any,
-    intervals: Any,
-    tile_sequences: Any,
-    first_tiles: Any,
-    spans: Any,
-    num_sequences: Any,
+    q_offsets: tl.tensor,
+    intervals: tl.tensor,
+    tile_sequences: tl.tensor,
+    first_tiles: tl.tensor,
+    spans: tl.tensor,
+    num_sequences: tl.tensor,
     BLOCK_ROWS: tl.constexpr,
 ) -> None:
     """Write what columns a tile of rows sees: [lo0,hi0) and [lo1,hi1), int32[tiles,4]."""
@@ -48,8 +46,8 @@ def row_spans_kernel(
 
 @triton.jit
 def row_tiles_of(
-    spans: Any, num_tiles: Any, start: Any, end: Any, CHUNK: tl.constexpr
-) -> Any:
+    spans: tl.tensor, num_tiles: tl.tensor, start: tl.tensor, end: tl.tensor, CHUNK: tl.constexpr
+) -> tl.tensor:
     """The tiles of rows that may see a column of [start, end), as two runs (see `two_runs`)."""
     lo0, hi0 = tl.full([], 2**30, tl.int32), tl.full([], 0, tl.int32)
     lo1, hi1 = tl.full([], 2**30, tl.int32), tl.full([], 0, tl.int32)
@@ -69,34 +67,34 @@ def row_tiles_of(
 
 @triton.jit
 def query_gradient_kernel(
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    out_gradient: Any,
-    log_sums: Any,
-    deltas: Any,
-    q_gradient: Any,
-    q_offsets: Any,
-    kv_offsets: Any,
-    intervals: Any,
-    tile_sequences: Any,
-    first_tiles: Any,
-    table: Any,
-    edges: Any,
-    q_positions: Any,
-    q_times: Any,
-    kv_times: Any,
-    num_sequences: Any,
-    num_positions: Any,
-    scale: Any,
-    divisor: Any,
-    q_row: Any,
-    q_head: Any,
-    k_row: Any,
-    k_head: Any,
-    v_row: Any,
-    v_head: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    out: tl.tensor,
+    out_gradient: tl.tensor,
+    log_sums: tl.tensor,
+    deltas: tl.tensor,
+    q_gradient: tl.tensor,
+    q_offsets: tl.tensor,
+    kv_offsets: tl.tensor,
+    intervals: tl.tensor,
+    tile_sequences: tl.tensor,
+    first_tiles: tl.tensor,
+    table: tl.tensor,
+    edges: tl.tensor,
+    q_positions: tl.tensor,
+    q_times: tl.tensor,
+    kv_times: tl.tensor,
+    num_sequences: tl.tensor,
+    num_positions: tl.tensor,
+    scale: tl.tensor,
+    divisor: tl.tensor,
+    q_row: tl.tensor,
+    q_head: tl.tensor,
+    k_row: tl.tensor,
+    k_head: tl.tensor,
+    v_row: tl.tensor,
+    v_head: tl.tensor,
     SOFTMAX: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     NUM_BUCKETS: tl.constexpr,
@@ -144,7 +142,7 @@ def query_gradient_kernel(
         q_time = tl.load(q_times + row_start + rows, mask=rows < num_rows, other=0)
 
     total = tl.zeros([BLOCK_ROWS, BLOCK_WIDTH], tl.float32)
-    for step in range(0, num_first + num_second):
+    for step in range(num_first + num_second):
         column_tile = tl.where(step < num_first, first + step, second + step - num_first)
         columns = column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
         k_tile = load_rows(k, columns, num_columns, k_row, WIDTH, BLOCK_WIDTH)
@@ -152,8 +150,8 @@ def query_gradient_kernel(
         s = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
         column = columns[None, :]
         if HAS_BIAS:
-            at = kv_times + column_start + columns
-            kv_time = tl.load(at, mask=columns < num_columns, other=0)
+            times_at = kv_times + column_start + columns
+            kv_time = tl.load(times_at, mask=columns < num_columns, other=0)
             s += bias_of(
                 table, edges, position[:, None], q_time[:, None], column, kv_time[None, :],
                 num_positions, NUM_BUCKETS,
@@ -171,36 +169,36 @@ def query_gradient_kernel(
 
 @triton.jit
 def key_value_gradient_kernel(
-    q: Any,
-    k: Any,
-    v: Any,
-    out_gradient: Any,
-    log_sums: Any,
-    deltas: Any,
-    k_gradient: Any,
-    v_gradient: Any,
-    q_offsets: Any,
-    kv_offsets: Any,
-    intervals: Any,
-    spans: Any,
-    first_row_tiles: Any,
-    tile_sequences: Any,
-    first_tiles: Any,
-    table: Any,
-    edges: Any,
-    q_positions: Any,
-    q_times: Any,
-    kv_times: Any,
-    num_sequences: Any,
-    num_positions: Any,
-    scale: Any,
-    divisor: Any,
-    q_row: Any,
-    q_head: Any,
-    k_row: Any,
-    k_head: Any,
-    v_row: Any,
-    v_head: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    out_gradient: tl.tensor,
+    log_sums: tl.tensor,
+    deltas: tl.tensor,
+    k_gradient: tl.tensor,
+    v_gradient: tl.tensor,
+    q_offsets: tl.tensor,
+    kv_offsets: tl.tensor,
+    intervals: tl.tensor,
+    spans: tl.tensor,
+    first_row_tiles: tl.tensor,
+    tile_sequences: tl.tensor,
+    first_tiles: tl.tensor,
+    table: tl.tensor,
+    edges: tl.tensor,
+    q_positions: tl.tensor,
+    q_times: tl.tensor,
+    kv_times: tl.tensor,
+    num_sequences: tl.tensor,
+    num_positions: tl.tensor,
+    scale: tl.tensor,
+    divisor: tl.tensor,
+    q_row: tl.tensor,
+    q_head: tl.tensor,
+    k_row: tl.tensor,
+    k_head: tl.tensor,
+    v_row: tl.tensor,
+    v_head: tl.tensor,
     SOFTMAX: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     NUM_BUCKETS: tl.constexpr,
@@ -231,8 +229,8 @@ def key_value_gradient_kernel(
     k_tile = load_rows(k_base, columns, num_columns, k_row, WIDTH, BLOCK_WIDTH)
     v_tile = load_rows(v_base, columns, num_columns, v_row, VALUE_WIDTH, BLOCK_VALUE)
     if HAS_BIAS:
-        at = kv_times + column_start + columns
-        kv_time = tl.load(at, mask=columns < num_columns, other=0)
+        times_at = kv_times + column_start + columns
+        kv_time = tl.load(times_at, mask=columns < num_columns, other=0)
     spans += tl.load(first_row_tiles + sequence).to(tl.int64) * 4
     num_row_tiles = tl.cdiv(num_rows, BLOCK_ROWS)
     first, num_first, second, num_second = row_tiles_of(
@@ -241,7 +239,7 @@ def key_value_gradient_kernel(
 
     k_total = tl.zeros([BLOCK_COLUMNS, BLOCK_WIDTH], tl.float32)
     v_total = tl.zeros([BLOCK_COLUMNS, BLOCK_VALUE], tl.float32)
-    for step in range(0, num_first + num_second):
+    for step in range(num_first + num_second):
         row_tile = tl.where(step < num_first, first + step, second + step - num_first)
         rows = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         q_tile = load_rows(q, rows, num_rows, q_row, WIDTH, BLOCK_WIDTH)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -21,8 +19,13 @@ from kernels.interval_attention.triton.tiles import (
 
 @triton.jit
 def add_distances(
-    partial: Any, ds: Any, position: Any, start: Any, num_positions: Any, BLOCK_COLUMNS: tl.constexpr
-) -> Any:
+    partial: tl.tensor,
+    ds: tl.tensor,
+    position: tl.tensor,
+    start: tl.tensor,
+    num_positions: tl.tensor,
+    BLOCK_COLUMNS: tl.constexpr,
+) -> tl.tensor:
     """partial[position - column] += ds, rows shifted into place first; the sums of the table's ends."""
     column = tl.arange(0, BLOCK_COLUMNS)
     distance = position[:, None] - start - column[None, :]
@@ -47,35 +50,35 @@ def add_distances(
 
 @triton.jit(do_not_specialize=["num_heads", "num_positions"])
 def bias_gradient_kernel(
-    q: Any,
-    k: Any,
-    v: Any,
-    out_gradient: Any,
-    log_sums: Any,
-    deltas: Any,
-    position_partials: Any,
-    time_partials: Any,
-    q_offsets: Any,
-    kv_offsets: Any,
-    intervals: Any,
-    tile_sequences: Any,
-    first_tiles: Any,
-    table: Any,
-    edges: Any,
-    q_positions: Any,
-    q_times: Any,
-    kv_times: Any,
-    num_sequences: Any,
-    num_positions: Any,
-    num_heads: Any,
-    scale: Any,
-    divisor: Any,
-    q_row: Any,
-    q_head: Any,
-    k_row: Any,
-    k_head: Any,
-    v_row: Any,
-    v_head: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    out_gradient: tl.tensor,
+    log_sums: tl.tensor,
+    deltas: tl.tensor,
+    position_partials: tl.tensor,
+    time_partials: tl.tensor,
+    q_offsets: tl.tensor,
+    kv_offsets: tl.tensor,
+    intervals: tl.tensor,
+    tile_sequences: tl.tensor,
+    first_tiles: tl.tensor,
+    table: tl.tensor,
+    edges: tl.tensor,
+    q_positions: tl.tensor,
+    q_times: tl.tensor,
+    kv_times: tl.tensor,
+    num_sequences: tl.tensor,
+    num_positions: tl.tensor,
+    num_heads: tl.tensor,
+    scale: tl.tensor,
+    divisor: tl.tensor,
+    q_row: tl.tensor,
+    q_head: tl.tensor,
+    k_row: tl.tensor,
+    k_head: tl.tensor,
+    v_row: tl.tensor,
+    v_head: tl.tensor,
     SOFTMAX: tl.constexpr,
     HAS_POSITIONS: tl.constexpr,
     NUM_BUCKETS: tl.constexpr,
@@ -111,20 +114,20 @@ def bias_gradient_kernel(
     bucket_column = tl.arange(0, BLOCK_BUCKETS)
     by_bucket = tl.zeros([BLOCK_BUCKETS], tl.float32)
     near, far = tl.full([], 0.0, tl.float32), tl.full([], 0.0, tl.float32)
-    for step in range(0, num_first + num_second):
+    for step in range(num_first + num_second):
         column_tile = tl.where(step < num_first, first + step, second + step - num_first)
         start = column_tile * BLOCK_COLUMNS
         columns = start + tl.arange(0, BLOCK_COLUMNS)
         column = columns[None, :]
-        at = kv_times + column_start + columns
-        kv_time = tl.load(at, mask=columns < num_columns, other=0)
+        times_at = kv_times + column_start + columns
+        kv_time = tl.load(times_at, mask=columns < num_columns, other=0)
         visible = seen(column, a0[:, None], b0[:, None], a1[:, None], b1[:, None])
         bias = bias_of(
             table, edges, position[:, None], q_time[:, None], column, kv_time[None, :],
             num_positions, NUM_BUCKETS,
         )  # fmt: skip
         summed = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
-        for each in range(0, num_heads):
+        for each in range(num_heads):
             head = tl.full([], 0, tl.int64) + each
             q_base = q + row_start * q_row + head * q_head
             k_base = k + column_start * k_row + head * k_head
@@ -161,5 +164,5 @@ def bias_gradient_kernel(
         tl.store(position_partials, near)
         tl.store(position_partials + last, far, mask=last > 0)
     if NUM_BUCKETS > 1:
-        at = time_partials + tile * NUM_BUCKETS + bucket_column
-        tl.store(at, by_bucket, mask=bucket_column < NUM_BUCKETS)
+        bucket_at = time_partials + tile * NUM_BUCKETS + bucket_column
+        tl.store(bucket_at, by_bucket, mask=bucket_column < NUM_BUCKETS)

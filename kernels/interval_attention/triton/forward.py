@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -20,31 +18,31 @@ from kernels.interval_attention.triton.tiles import (
 
 @triton.jit
 def forward_kernel(
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    log_sums: Any,
-    q_offsets: Any,
-    kv_offsets: Any,
-    intervals: Any,
-    tile_sequences: Any,
-    first_tiles: Any,
-    table: Any,
-    edges: Any,
-    q_positions: Any,
-    q_times: Any,
-    kv_times: Any,
-    num_sequences: Any,
-    num_positions: Any,
-    scale: Any,
-    divisor: Any,
-    q_row: Any,
-    q_head: Any,
-    k_row: Any,
-    k_head: Any,
-    v_row: Any,
-    v_head: Any,
+    q: tl.tensor,
+    k: tl.tensor,
+    v: tl.tensor,
+    out: tl.tensor,
+    log_sums: tl.tensor,
+    q_offsets: tl.tensor,
+    kv_offsets: tl.tensor,
+    intervals: tl.tensor,
+    tile_sequences: tl.tensor,
+    first_tiles: tl.tensor,
+    table: tl.tensor,
+    edges: tl.tensor,
+    q_positions: tl.tensor,
+    q_times: tl.tensor,
+    kv_times: tl.tensor,
+    num_sequences: tl.tensor,
+    num_positions: tl.tensor,
+    scale: tl.tensor,
+    divisor: tl.tensor,
+    q_row: tl.tensor,
+    q_head: tl.tensor,
+    k_row: tl.tensor,
+    k_head: tl.tensor,
+    v_row: tl.tensor,
+    v_head: tl.tensor,
     SOFTMAX: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     NUM_BUCKETS: tl.constexpr,
@@ -82,7 +80,7 @@ def forward_kernel(
     total = tl.zeros([BLOCK_ROWS, BLOCK_VALUE], tl.float32)
     peak = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_ROWS], tl.float32)
-    for step in range(0, num_first + num_second):
+    for step in range(num_first + num_second):
         column_tile = tl.where(step < num_first, first + step, second + step - num_first)
         columns = column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
         k_tile = load_rows(k, columns, num_columns, k_row, WIDTH, BLOCK_WIDTH)

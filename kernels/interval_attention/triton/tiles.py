@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -16,13 +14,13 @@ _FAR = tl.constexpr(2**30)
 
 @triton.jit
 def load_rows(
-    base: Any,
-    rows: Any,
-    num_rows: Any,
-    row_stride: Any,
+    base: tl.tensor,
+    rows: tl.tensor,
+    num_rows: tl.tensor,
+    row_stride: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """Rows of a [num_rows, WIDTH] matrix; 0 outside of it, so that no neighbour is ever read."""
     column = tl.arange(0, BLOCK_WIDTH)
     inside = (rows < num_rows)[:, None]
@@ -34,11 +32,11 @@ def load_rows(
 
 @triton.jit
 def store_rows(
-    base: Any,
-    rows: Any,
-    num_rows: Any,
-    row_stride: Any,
-    values: Any,
+    base: tl.tensor,
+    rows: tl.tensor,
+    num_rows: tl.tensor,
+    row_stride: tl.tensor,
+    values: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
 ) -> None:
@@ -52,7 +50,7 @@ def store_rows(
 
 
 @triton.jit
-def load_intervals(intervals: Any, rows: Any, num_rows: Any) -> Any:
+def load_intervals(intervals: tl.tensor, rows: tl.tensor, num_rows: tl.tensor) -> tl.tensor:
     """a0, b0, a1, b1 of the rows; empty outside."""
     at = intervals + rows.to(tl.int64) * 4
     inside = rows < num_rows
@@ -64,14 +62,16 @@ def load_intervals(intervals: Any, rows: Any, num_rows: Any) -> Any:
 
 
 @triton.jit
-def span(start: Any, end: Any) -> Any:
+def span(start: tl.tensor, end: tl.tensor) -> tl.tensor:
     """The smallest [lo, hi) around the non-empty [start, end); lo is far and hi 0 without any."""
     some = end > start
     return tl.min(tl.where(some, start, _FAR), 0), tl.max(tl.where(some, end, 0), 0)
 
 
 @triton.jit
-def two_runs(lo0: Any, hi0: Any, lo1: Any, hi1: Any, BLOCK: tl.constexpr) -> Any:
+def two_runs(
+    lo0: tl.tensor, hi0: tl.tensor, lo1: tl.tensor, hi1: tl.tensor, BLOCK: tl.constexpr
+) -> tl.tensor:
     """The tiles that [lo0,hi0) and [lo1,hi1) touch, each once, as two runs: first, length, twice."""
     low, low_end = tl.minimum(lo0, lo1), tl.where(lo0 <= lo1, hi0, hi1)
     high, high_end = tl.maximum(lo0, lo1), tl.where(lo0 <= lo1, hi1, hi0)
@@ -82,13 +82,15 @@ def two_runs(lo0: Any, hi0: Any, lo1: Any, hi1: Any, BLOCK: tl.constexpr) -> Any
 
 
 @triton.jit
-def seen(column: Any, a0: Any, b0: Any, a1: Any, b1: Any) -> Any:
+def seen(
+    column: tl.tensor, a0: tl.tensor, b0: tl.tensor, a1: tl.tensor, b1: tl.tensor
+) -> tl.tensor:
     """The mask of a tile."""
     return ((column >= a0) & (column < b0)) | ((column >= a1) & (column < b1))
 
 
 @triton.jit
-def bucket_of(elapsed_ms: Any, edges: Any, NUM_BUCKETS: tl.constexpr) -> Any:
+def bucket_of(elapsed_ms: tl.tensor, edges: tl.tensor, NUM_BUCKETS: tl.constexpr) -> tl.tensor:
     """`bias.time_bucket`: a logarithm guesses within one, the whole-millisecond edges decide."""
     seconds = tl.maximum(elapsed_ms, 1).to(tl.float32) * 0.001
     guess = (tl.log(seconds) * _BUCKETS_PER_E).to(tl.int32)
@@ -103,15 +105,15 @@ def bucket_of(elapsed_ms: Any, edges: Any, NUM_BUCKETS: tl.constexpr) -> Any:
 
 @triton.jit
 def bias_of(
-    table: Any,
-    edges: Any,
-    position: Any,
-    q_time: Any,
-    column: Any,
-    kv_time: Any,
-    num_positions: Any,
+    table: tl.tensor,
+    edges: tl.tensor,
+    position: tl.tensor,
+    q_time: tl.tensor,
+    column: tl.tensor,
+    kv_time: tl.tensor,
+    num_positions: tl.tensor,
     NUM_BUCKETS: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """The bias of a tile: `BiasIndex.look_up` of operands that broadcast to it."""
     distance = tl.minimum(tl.maximum(position - column, 0), num_positions - 1)
     if NUM_BUCKETS > 1:
@@ -122,8 +124,13 @@ def bias_of(
 
 @triton.jit
 def score_gradient(
-    s: Any, dp: Any, visible: Any, log_sum: Any, delta: Any, SOFTMAX: tl.constexpr
-) -> Any:
+    s: tl.tensor,
+    dp: tl.tensor,
+    visible: tl.tensor,
+    log_sum: tl.tensor,
+    delta: tl.tensor,
+    SOFTMAX: tl.constexpr,
+) -> tl.tensor:
     """The weights, and the gradient of the scores given that of the weights."""
     if SOFTMAX:
         weight = tl.where(visible, tl.exp(s - log_sum), 0.0)
