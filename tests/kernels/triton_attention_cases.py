@@ -293,6 +293,19 @@ def test_nan_stays_in_its_own_sequence(score: str, poisoned: None) -> None:
         assert torch.equal(found[name][others], clean[name][others]), name
 
 
+def test_tiles_nobody_sees_are_never_read() -> None:
+    case = make_case([192], sliding)
+    case["k"][:64] = case["v"][:64] = torch.nan
+    found = run(attend, case)
+    assert found["out"][128:].isfinite().all()
+    assert found["q"][128:].isfinite().all()
+    case = make_case([192], sliding)
+    case["q"][128:] = case["out_gradient"][128:] = torch.nan
+    found = run(attend, case)
+    assert found["k"][:64].isfinite().all()
+    assert found["v"][:64].isfinite().all()
+
+
 def test_views_with_strides_are_read_as_they_are() -> None:
     case = make_case([20, 9])
     packed = torch.cat([case["q"], case["k"], case["v"]], dim=2)
