@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def compiled() -> list[Row]:
-    """Of bf16, in a process of its own: compiled kernels cannot stand beside interpreted ones."""
+    """silu in bf16, in a process of its own: compiled kernels cannot stand beside interpreted ones."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "kernels.aot", "--json"],
@@ -34,7 +34,7 @@ def name_of(row: Row) -> str:
     return f"{row['kernel']} sm_{row['arch']} D={row['width']}"
 
 
-def test_no_default_configuration_spills(compiled: list[Row]) -> None:
+def test_no_default_configuration_of_silu_spills(compiled: list[Row]) -> None:
     spilling = {name_of(row): row["spill_bytes"] for row in compiled if row["spill_bytes"]}
     assert not spilling
 
