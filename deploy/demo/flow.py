@@ -50,9 +50,9 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         FreshetError: a service ended, or something took far too long; nothing is left running.
     """
     started = time.monotonic()
+    log = open_demo_log(options)
     shutil.rmtree(options.directory, ignore_errors=True)
     options.directory.mkdir(parents=True)
-    log = open_demo_log(options)
     console.print(f"{log.name}: {log.num_events:,} events; tasks {', '.join(log.tasks)}")
     config = StackConfig(directory=options.directory, settings=log.settings)
     with LocalStack(config) as stack:
