@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deploy.broker import ROOT
@@ -41,7 +42,7 @@ class DemoLog:
         self._log = log
         self._truth = truth
         self._state = options.directory / "replay"
-        self.name = log.name
+        self.name = Path(options.data).stem
         self.num_events = min(options.events, len(log)) if options.events else len(log)
         if self.num_events < 2:
             raise ConfigError("too few events", detail=f"{self.num_events} in {log.name}.")

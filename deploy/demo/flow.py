@@ -146,7 +146,8 @@ class _Demo:
     def conclude(self, measured: Measured) -> dict[str, Any]:
         """Everything that is asked of the run once all of it is served."""
         freshness = self._freshness(measured.tail_starts)
-        steps = self.watch.steps()
+        # A copy: the log's own targets, without the action sent below.
+        steps = list(self.watch.steps())
         conservation = conservation_summary(self._audit())
         expected = self.log.expected()
         if expected is not None:

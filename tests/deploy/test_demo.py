@@ -103,6 +103,7 @@ def test_the_page_says_what_does_not_hold() -> None:
         "versions_published": 1,
         "versions_served": 1,
         "parity_max_abs_error": 0.0,
+        "parity_num_scores": 10,
         "seconds": {"total": 1.0},
         "recommendations": {
             "user_id": 1,
