@@ -65,7 +65,11 @@ def start_broker(directory: Path, port: int = 0) -> Broker:
     child = Child.start(
         "broker", [*command, *_HEAP, "kafka.Kafka", str(properties)], log=directory / "broker.log"
     )
-    await_condition(log_contains(child, "Kafka Server started"), child, timeout_seconds=120)
+    try:
+        await_condition(log_contains(child, "Kafka Server started"), child, timeout_seconds=120)
+    except BaseException:
+        child.kill()  # nobody holds it yet: whatever ended the wait must not leave it behind
+        raise
     return Broker(f"127.0.0.1:{port}", child)
 
 
@@ -122,6 +126,8 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "transaction.state.log.num.partitions": "4",
+        # Above the features job's timeout, which has to outlast any outage of that job.
+        "transaction.max.timeout.ms": "7200000",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "log.retention.check.interval.ms": "300000",

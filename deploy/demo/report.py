@@ -92,12 +92,17 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
 def _speed(summary: Mapping[str, Any]) -> Table:
     fresh = summary["freshness_seconds"]
     rows = {
         "events per second, end to end": f"{summary['events_per_second']:,.0f}",
         "tokens trained per second": f"{summary['tokens_per_second']:,.0f}",
-        "freshness, arrival to served, p50 / p99": f"{fresh['p50']:.2f} s / {fresh['p99']:.2f} s",
+        "freshness, arrival to served, p50 / p99": f"{_seconds(fresh['p50'])} / "
+        f"{_seconds(fresh['p99'])}",
         "versions published / served": f"{summary['versions_published']} / "
         f"{summary['versions_served']}",
         "trainer and server scores differ by": f"{summary['parity_max_abs_error']:.1e} at most, "

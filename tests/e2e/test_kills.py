@@ -17,7 +17,7 @@ from ingest.adapters.synthetic import SyntheticConfig, SyntheticTruth, generate
 from ingest.producer import EventProducer
 from ingest.replay import ReplayConfig, replay
 from ingest.runtime.kafka import read_all
-from ingest.runtime.topics import EVENTS_DEAD, EVENTS_LATE
+from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE
 from trainer.checkpoint import Checkpoint, find_newest, read_checkpoint
 from trainer.ne_log import StepLine, read_ne_log
 
@@ -97,7 +97,8 @@ def audit_of(stack: LocalStack, steps: list[StepLine]) -> Audit:
         log.close()
     return Audit(
         counters=account.counters(),
-        events_in_topic=len(LOG) + account.counters().heartbeats,
+        events_sent=len(LOG),
+        events_in_topic=len(read_all(stack.bootstrap, EVENTS)),
         targets_in_topic=account.num_targets(),
         distinct_targets=account.num_distinct_targets(),
         targets_trained=sum(line.num_targets for line in steps),
