@@ -94,7 +94,6 @@ class Evaluator:
         batch = TokenBatch.from_columns(
             SequenceColumns(
                 user_ids=np.array([user_id]),
-                clocks_ms=np.array([time_ms]),
                 offsets=np.array([0, len(tokens)]),
                 num_targets=np.array([len(targets)]),
                 tokens=tokens,

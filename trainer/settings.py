@@ -48,7 +48,9 @@ class TrainerSettings(KafkaSettings):
     stop_at_clock_ms: int | None = Field(
         default=None, description="End when every partition's clock is here (UTC milliseconds)."
     )
-    metrics_port: int = Field(default=0, description="Port of /metrics; 0 picks a free one.")
+    metrics_port: int = Field(
+        default=0, description="Port of rank 0's /metrics, rank r's is r higher; 0 picks free ones."
+    )
     table_rows: int | None = Field(default=None, description="Rows of the table, not the recipe's.")
     token_budget: int | None = Field(
         default=None, description="Tokens of a full batch, not the recipe's."

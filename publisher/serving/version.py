@@ -81,7 +81,6 @@ class ServedVersion:
         none = np.zeros(1, np.int64)
         columns = SequenceColumns(
             user_ids=none,
-            clocks_ms=none,
             offsets=np.array([0, len(tokens)]),
             num_targets=none,
             tokens=tokens,

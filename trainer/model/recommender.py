@@ -22,12 +22,10 @@ from trainer.model.tokens import TokenEncoder
 class ModelOutput:
     """What a forward says of M targets.
 
-    Shapes: `task_logits` [M,tasks]; `target_states` [M,E]; `query` [M,E], norm 1, from the history
-    alone.
+    Shapes: `task_logits` [M,tasks]; `query` [M,E], norm 1, from the history alone.
     """
 
     task_logits: Tensor
-    target_states: Tensor
     query: Tensor
 
 
@@ -83,14 +81,13 @@ class Recommender(nn.Module):
         states, _, _ = self.backbone(self.tokens(batch, item_embeddings), view)
         states = self.final_norm(states)
         user_state = self._user_state(states, batch.offsets, batch.lengths - batch.num_targets)
-        target_states = states.index_select(0, batch.target_index)
         logits = self.ranking(
-            target_states,
+            states.index_select(0, batch.target_index),
             item_embeddings.index_select(0, batch.target_index),
             user_state.index_select(0, batch.target_user),
         )
         query = self.retrieval.query(user_state).index_select(0, batch.target_user)
-        return ModelOutput(task_logits=logits, target_states=target_states, query=query)
+        return ModelOutput(task_logits=logits, query=query)
 
     def encode(self, history: TokenBatch, item_embeddings: Tensor) -> HistoryCache:
         """Encode histories once, for any number of `score` calls.
