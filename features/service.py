@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from features.job import Wiring, build
 from features.settings import FeaturesSettings
 from ingest.runtime.errors import BrokerError, ConfigError, FreshetError
 from ingest.runtime.kafka import partitions_of
+from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
@@ -47,7 +45,8 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
     _require_free(settings.rest_port)
     _require_free(settings.metrics_port)
     num_partitions = require_aligned_topics(settings.bootstrap)
-    with locked(settings.state_directory):
+    hint = "stop the other features job, or set another FRESHET_FEATURES_STATE_DIRECTORY"
+    with lock_directory(settings.state_directory, hint=hint):
         end_orphan(settings.state_directory)
         gateway = start_gateway(settings.heap_mb, settings.state_directory)
         try:
@@ -89,26 +88,6 @@ def _run_in(
         ) from error
     _watch(client, gateway, run, stop, log)
     _end(client, run, log)
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process alone; its death releases it.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                "state directory in use",
-                detail=f"Another features job holds {directory}.",
-                hint="stop it, or set another FRESHET_FEATURES_STATE_DIRECTORY",
-            ) from error
-        yield
 
 
 def require_aligned_topics(bootstrap: str) -> int:

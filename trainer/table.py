@@ -106,11 +106,11 @@ class ItemTable:
         if not self._ranks.is_first:
             dist.send(padded, dst=0)
             return None
-        blocks = [padded.cpu()]
+        blocks = [padded.to("cpu", copy=True)]
         # One block at a time: the whole table need not fit beside rank 0's shard on its device.
         for rank in range(1, self._ranks.world):
             dist.recv(padded, src=rank)
-            blocks.append(padded.cpu().clone())
+            blocks.append(padded.to("cpu", copy=True))
         return torch.cat(blocks)[: self.num_rows]
 
     def load(self, state: TableState) -> None:

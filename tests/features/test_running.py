@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
 from features.config import FeaturesConfig
 from features.operator import FIELD_SEPARATOR, RECORD_SEPARATOR, unpack_records
-from features.service import locked
 from features.settings import FeaturesSettings
 from ingest.runtime.errors import ConfigError
 
@@ -74,13 +73,6 @@ def test_older_runs_go_once_the_new_one_can_be_restored(tmp_path: Path) -> None:
     delete_runs_before(second)
     assert not first.exists()
     assert second.exists()
-
-
-def test_a_state_directory_serves_one_process(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match="in use"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1))
