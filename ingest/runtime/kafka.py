@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -13,7 +12,6 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError as KafkaError
 from kafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError
 from kafka.errors import RetriableError as RetriableError
-from kafka.partitioner.default import murmur2
 
 from ingest.runtime.errors import BrokerError
 from ingest.runtime.topics import TOPICS
@@ -79,19 +77,6 @@ def abandon_producer(producer: KafkaProducer) -> None:
     producer._sender.force_close()
     producer._sender.join(_CONNECT_TIMEOUT_MS / 1000)
     producer.close(timeout=1)
-
-
-@lru_cache(maxsize=1 << 20)
-def partition_of(key: bytes, num_partitions: int) -> int:
-    """The partition Kafka's default partitioner gives a key; the same here and in Java.
-
-    Cached, since the hash in pure Python costs as much as the rest of a send.
-
-    Example:
-        >>> partition_of(b"21", 3)
-        0
-    """
-    return int((murmur2(key) & 0x7FFFFFFF) % num_partitions)
 
 
 class TopicReader:
