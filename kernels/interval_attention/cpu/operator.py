@@ -1,0 +1,89 @@
+"""The compiled library as PyTorch operators that autograd, torch.compile and torch.export see through."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.interval_attention.bias import Bias, edges_ms
+from kernels.interval_attention.cpu.build import built_library
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q_offsets: Tensor,
+    kv_offsets: Tensor,
+    intervals: Tensor,
+    score: str,
+    scale: float,
+    divisor: float,
+    bias: Bias,
+) -> Tensor:
+    """Attend with checked arguments; see `interval_attention` for shapes.
+
+    Raises:
+        FreshetError: the library is not built.
+    """
+    load()
+    position, time = bias.position, bias.time
+    output, _ = torch.ops.freshet_cpu.interval_attention(
+        q, k, v, q_offsets, kv_offsets, intervals,
+        position and position.table, position and position.q_positions,
+        time and time.table, time and edges_ms(len(time.table)),
+        time and time.q_times_ms, time and time.kv_times_ms,
+        score == "softmax", scale, divisor,
+    )  # fmt: skip
+    return output
+
+
+@cache
+def load() -> None:
+    """Load the library `make kernels` built and tell PyTorch about its operators; never compiles.
+
+    Raises:
+        FreshetError: the library is not built.
+    """
+    torch.ops.load_library(built_library())
+    forward, backward = "freshet_cpu::interval_attention", "freshet_cpu::interval_attention_backward"
+    torch.library.register_fake(forward, _forward_shapes)
+    torch.library.register_fake(backward, _backward_shapes)
+    torch.library.register_autograd(forward, _backward, setup_context=_keep)
+
+
+def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    softmax = rest[-3]
+    rows, heads, _ = q.shape
+    return q.new_empty(rows, heads, v.shape[2]), q.new_empty(rows if softmax else 0, heads)
+
+
+def _backward_shapes(
+    grad: Tensor, output: Tensor, log_sums: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    position, time = rest[3], rest[5]
+    tables = (q.new_empty(0) if table is None else torch.empty_like(table) for table in (position, time))
+    return (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), *tables)  # type: ignore[return-value]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output, *inputs[:12])
+    ctx.constants = inputs[12:]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    q, k, v, position, time = torch.ops.freshet_cpu.interval_attention_backward(
+        grad, *saved, *ctx.constants
+    )
+    return (
+        q, k, v, None, None, None,
+        None if saved[8] is None else position, None,
+        None if saved[10] is None else time, None, None, None,
+        None, None, None,
+    )  # fmt: skip
