@@ -15,6 +15,7 @@ class UnitBias {
     tables_ = &problem.bias;
     first_row_ = problem.q_offsets[unit.sequence];
     first_column_ = problem.kv_offsets[unit.sequence];
+    guess_ = 0;
     num_columns_ = problem.kv_offsets[unit.sequence + 1] - first_column_;
     if (tables_->position != nullptr) unroll(unit.rows, with_gradient);
     if (with_gradient) time_gradient_.assign(kCopies * tables_->num_buckets, 0.0);
@@ -98,17 +99,18 @@ class UnitBias {
     if (with_gradient) std::fill_n(position_gradient_.get(length_), length_, T(0));
   }
 
-  void look_up_times(int64_t row, Range tile, T* line, int32_t* buckets) const {
+  void look_up_times(int64_t row, Range tile, T* line, int32_t* buckets) {
     const int64_t now = tables_->q_times_ms[first_row_ + row];
     const int64_t* const times = tables_->kv_times_ms + first_column_;
     const int64_t used = std::min(tile.hi, num_columns_);
-    int32_t bucket = 0;
+    int32_t bucket = guess_;
     for (int64_t c = tile.lo; c < used; ++c) {
-      // The neighbour's bucket is the first guess: in time order it is nearly always right.
+      // The neighbour's bucket, at first the one above, is a guess: in time order nearly always right.
       bucket = settle(now - times[c], bucket);
       buckets[c - tile.lo] = bucket;
       line[c - tile.lo] = tables_->time[bucket];
     }
+    if (tile.lo < used) guess_ = buckets[0];
     std::fill(line + (used - tile.lo), line + (tile.hi - tile.lo), T(0));
   }
 
@@ -124,6 +126,7 @@ class UnitBias {
   int64_t most_ = 0, length_ = 0;
   Buffer<T> unrolled_, position_gradient_;
   std::vector<double> time_gradient_;
+  int32_t guess_ = 0;
   int32_t buckets_[kRowBlock * kTileColumns];
 };
 
