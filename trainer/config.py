@@ -16,7 +16,8 @@ class TrainerConfig:
     """Everything that, with the log, decides the weights.
 
     `positive_mask` are the action bits that make a target a retrieval positive; 0 takes every
-    task's. `threads` is part of it because sums over threads round differently. A rank's buffered
+    task's. `threads` and `attention_backend` are part of it because sums taken otherwise round
+    otherwise; a checkpoint may be resumed with others. A rank's buffered
     tokens are bounded by `max_buffered_tokens` plus one poll.
 
     Raises:
@@ -37,6 +38,7 @@ class TrainerConfig:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    attention_backend: str = "auto"
 
     def __post_init__(self) -> None:
         for name in (

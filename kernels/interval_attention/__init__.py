@@ -61,9 +61,7 @@ def interval_attention(
     bias = checked_bias(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )
-    wish = Wish(
-        device=q.device.type, dtype=q.dtype, score=score, width=max(q.shape[2], v.shape[2])
-    )
+    wish = Wish(device=q.device.type, dtype=q.dtype, score=score, width=max(q.shape[2], v.shape[2]))
     return choose(backend, wish).attend(
         q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals, score=score,
         scale=scale, divisor=divisor, bias=bias,

@@ -73,23 +73,28 @@ def choose(name: str, wish: Wish) -> Backend:
     Raises:
         FreshetError: no such backend, or it cannot do this; the message names those that can.
     """
-    if name != AUTO and name not in BACKENDS:
-        raise FreshetError(
-            "interval attention refuses backend",
-            detail=f"It is {name!r}, not one of {[AUTO, *BACKENDS]}.",
-        )
+    check_backend(name)
     able = [each for each, backend in BACKENDS.items() if not backend.lacks(wish)]
-    if name == AUTO:
-        for each in able:
-            if BACKENDS[each].automatic:
-                return BACKENDS[each]
-        lacking = "; ".join(f"{each} lacks {', '.join(b.lacks(wish))}" for each, b in BACKENDS.items() if b.automatic)
-    elif name in able:
-        return BACKENDS[name]
-    else:
-        lacking = f"{name} lacks {', '.join(BACKENDS[name].lacks(wish))}"
+    named = [name] if name != AUTO else [each for each in BACKENDS if BACKENDS[each].automatic]
+    for each in named:
+        if each in able:
+            return BACKENDS[each]
+    lacking = "; ".join(f"{each} lacks {', '.join(BACKENDS[each].lacks(wish))}" for each in named)
     raise FreshetError(
         f"interval attention refuses backend {name} for these tensors",
         detail=f"{lacking}.",
         hint=f"backends that can: {', '.join(able)}",
     )
+
+
+def check_backend(name: str) -> None:
+    """Refuse a name that is neither "auto" nor in the table.
+
+    Raises:
+        FreshetError: no such backend; the message lists those there are.
+    """
+    if name != AUTO and name not in BACKENDS:
+        raise FreshetError(
+            "interval attention refuses backend",
+            detail=f"It is {name!r}, not one of {[AUTO, *BACKENDS]}.",
+        )

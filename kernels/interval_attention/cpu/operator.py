@@ -50,7 +50,10 @@ def load() -> None:
         FreshetError: the library is not built.
     """
     torch.ops.load_library(built_library())
-    forward, backward = "freshet_cpu::interval_attention", "freshet_cpu::interval_attention_backward"
+    forward, backward = (
+        "freshet_cpu::interval_attention",
+        "freshet_cpu::interval_attention_backward",
+    )
     torch.library.register_fake(forward, _forward_shapes)
     torch.library.register_fake(backward, _backward_shapes)
     torch.library.register_autograd(forward, _backward, setup_context=_keep)
@@ -66,7 +69,9 @@ def _backward_shapes(
     grad: Tensor, output: Tensor, log_sums: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     position, time = rest[3], rest[5]
-    tables = (q.new_empty(0) if table is None else torch.empty_like(table) for table in (position, time))
+    tables = (
+        q.new_empty(0) if table is None else torch.empty_like(table) for table in (position, time)
+    )
     return (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), *tables)  # type: ignore[return-value]
 
 
