@@ -39,5 +39,5 @@ def test_the_reference_is_taken_where_it_is_named() -> None:
 
 
 def test_an_unknown_backend_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(FreshetError, match="'auto'.*'cpu'.*'reference'"):
+    with pytest.raises(FreshetError, match=r"'auto'.*'cpu'.*'reference'"):
         check_backend("cuda-graphs")

@@ -105,10 +105,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       Arguments{q, k, v, q_offsets, kv_offsets, intervals, position_bias, q_positions, time_bias,
                 edges_ms, q_times_ms, kv_times_ms, softmax, scale, divisor}
           .in_order();
-  // A sequence without rows has columns nobody attends: their gradient is 0, never unset.
-  Tensor q_grad = at::zeros(q.sizes(), q.options());
-  Tensor k_grad = at::zeros(k.sizes(), k.options());
-  Tensor v_grad = at::zeros(v.sizes(), v.options());
+  Tensor q_grad = at::empty(q.sizes(), q.options());
+  Tensor k_grad = at::empty(k.sizes(), k.options());
+  Tensor v_grad = at::empty(v.sizes(), v.options());
   Tensor position_grad =
       at::zeros({position_bias.has_value() ? position_bias->numel() : 0}, q.options());
   Tensor time_grad = at::zeros({time_bias.has_value() ? time_bias->numel() : 0}, q.options());

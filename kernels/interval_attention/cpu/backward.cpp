@@ -86,9 +86,8 @@ class Backward {
     const Rows<T> values = problem_->v.rows(first_column_, unit_->heads.lo + index);
     pack_transposed(head.keys_across, keys, 0, used_, problem_->qk_width);
     pack_transposed(head.values_across, values, 0, used_, problem_->value_width);
-    // Columns that are none get gradient 0, which needs a finite key.
-    std::fill_n(head.keys, columns_ * qk_padded(), T(0));
     pack_panels(head.keys, keys, 0, used_, columns_, problem_->qk_width, T(1));
+    zero_panels(head.keys, used_, columns_, columns_, problem_->qk_width);
     std::fill_n(head.key_sums, columns_ * qk_padded(), T(0));
     std::fill_n(head.value_sums, columns_ * value_padded(), T(0));
   }
@@ -213,6 +212,18 @@ class Backward {
   T bias_grad_[kRowBlock * kTileColumns];
 };
 
+// Columns of a sequence without rows: nobody attends them and no unit writes their gradient.
+template <typename T>
+void clear_unattended(const Problem<T>& problem, const Gradients<T>& gradients) {
+  for (int64_t sequence = 0; sequence < problem.num_sequences; ++sequence) {
+    if (problem.q_offsets[sequence + 1] > problem.q_offsets[sequence]) continue;
+    const int64_t first = problem.kv_offsets[sequence] * problem.num_heads;
+    const int64_t count = problem.kv_offsets[sequence + 1] * problem.num_heads - first;
+    std::fill_n(gradients.k + first * problem.qk_width, count * problem.qk_width, T(0));
+    std::fill_n(gradients.v + first * problem.value_width, count * problem.value_width, T(0));
+  }
+}
+
 // The units' sums, added in the units' order whoever finished first.
 template <typename T>
 void add_in_order(const std::vector<std::vector<double>>& parts, T* total, int64_t size) {
@@ -232,6 +243,7 @@ void attend_backward(
   // A column's gradient is a sum over rows, so a unit has all rows of its sequence.
   const std::vector<Unit> units = units_of(problem, INT64_MAX);
   const bool biased = problem.bias.any();
+  clear_unattended(problem, gradients);
   std::vector<std::vector<double>> position(units.size()), time(units.size());
   run_units<Backward<T>>(units, [&](int64_t index, Backward<T>& backward) {
     backward.run(problem, units[index], grad, output, log_sums, gradients);

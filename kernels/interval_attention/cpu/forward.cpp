@@ -49,11 +49,7 @@ class Forward {
         T* const packed = values + head * value_size();
         pack_transposed(keys + head * key_size(), key, range.lo, last, problem_->qk_width);
         pack_panels(packed, value, range.lo, last, columns_, problem_->value_width, T(1));
-        // The last panel's columns that are none get weight 0, which needs a finite value.
-        for (int64_t panel = 0; last < range.hi && panel < value_panels(); ++panel) {
-          T* const lines = packed + panel * columns_ * kPanel<T>;
-          std::fill(lines + last * kPanel<T>, lines + range.hi * kPanel<T>, T(0));
-        }
+        zero_panels(packed, last, range.hi, columns_, problem_->value_width);
       }
     }
   }

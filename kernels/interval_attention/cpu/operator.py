@@ -11,6 +11,9 @@ from torch import Tensor
 from kernels.interval_attention.bias import Bias, edges_ms
 from kernels.interval_attention.cpu.build import built_library
 
+# Places among the operator's arguments, which attention.cpp declares.
+_POSITION_BIAS, _TIME_BIAS, _SOFTMAX = 6, 8, 12
+
 
 def attend(
     q: Tensor,
@@ -59,36 +62,33 @@ def load() -> None:
     torch.library.register_autograd(forward, _backward, setup_context=_keep)
 
 
-def _forward_shapes(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    softmax = rest[-3]
+def _forward_shapes(*inputs: Any) -> tuple[Tensor, Tensor]:
+    q, v, softmax = inputs[0], inputs[2], inputs[_SOFTMAX]
     rows, heads, _ = q.shape
     return q.new_empty(rows, heads, v.shape[2]), q.new_empty(rows if softmax else 0, heads)
 
 
-def _backward_shapes(
-    grad: Tensor, output: Tensor, log_sums: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    position, time = rest[3], rest[5]
-    tables = (
-        q.new_empty(0) if table is None else torch.empty_like(table) for table in (position, time)
+def _backward_shapes(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = inputs[3:]  # after the output's gradient, the output and its log sums
+    q, k, v = inputs[:3]
+    position, time = (
+        q.new_empty(0) if inputs[at] is None else torch.empty_like(inputs[at])
+        for at in (_POSITION_BIAS, _TIME_BIAS)
     )
-    return (q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), *tables)  # type: ignore[return-value]
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), position, time
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*output, *inputs[:12])
-    ctx.constants = inputs[12:]
+    ctx.save_for_backward(*output, *inputs[:_SOFTMAX])
+    ctx.constants = inputs[_SOFTMAX:]
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    q, k, v, position, time = torch.ops.freshet_cpu.interval_attention_backward(
-        grad, *saved, *ctx.constants
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    found = torch.ops.freshet_cpu.interval_attention_backward(
+        grad, *ctx.saved_tensors, *ctx.constants
     )
-    return (
-        q, k, v, None, None, None,
-        None if saved[8] is None else position, None,
-        None if saved[10] is None else time, None, None, None,
-        None, None, None,
-    )  # fmt: skip
+    grads: list[Tensor | None] = [None] * (_SOFTMAX + len(ctx.constants))
+    for at, each in zip((0, 1, 2, _POSITION_BIAS, _TIME_BIAS), found, strict=True):
+        grads[at] = each if ctx.needs_input_grad[at] else None
+    return tuple(grads)

@@ -118,6 +118,15 @@ inline void pack_panels(
   }
 }
 
+// Rows of such panels that stand for none: they meet weight 0, which needs something finite.
+template <typename T>
+inline void zero_panels(T* to, int64_t first, int64_t last, int64_t padded, int64_t width) {
+  for (int64_t panel = 0; panel * kPanel<T> < width; ++panel) {
+    T* const lines = to + panel * padded * kPanel<T>;
+    std::fill(lines + first * kPanel<T>, lines + last * kPanel<T>, T(0));
+  }
+}
+
 // As a B whose depth is the width and whose columns are the rows; past `last` columns are zero.
 template <typename T>
 inline void pack_transposed(T* to, Rows<T> from, int64_t first, int64_t last, int64_t width) {
