@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import torch
-from torch.utils import cpp_extension
 
 from ingest.runtime.errors import FreshetError
 
@@ -81,12 +80,17 @@ def build() -> Path:
 
 
 def _torch_flags() -> list[str]:
+    # Here, because who only loads the library should not wait for this import.
+    from torch.utils import cpp_extension
+
     abi = int(torch.compiled_with_cxx11_abi())
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
     return [f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *includes]
 
 
 def _link_flags() -> list[str]:
+    from torch.utils import cpp_extension
+
     folders = [f"-L{path}" for path in cpp_extension.library_paths()]
     return [*folders, "-lc10", "-ltorch_cpu"]
 
