@@ -35,8 +35,7 @@ def interval_attention(
 
     silu: sum_j silu(s_ij) v_j / divisor (HSTU, Zhai et al. 2024, section 3.2); softmax: the usual;
     a row that sees nothing gives 0. s_ij = scale q_i.k_j + position_bias[p_i - j] +
-    time_bias[bucket(t_i - t_j)], the distance clamped to the table, the bucket that of
-    `bias.time_bucket`. The divisor is a constant, so no result depends on who else is in the batch.
+    time_bias[bucket(t_i - t_j)], the distance clamped to the table; bucket: `bias.time_bucket`.
 
     Shapes: q [Tq,H,D], k [Tk,H,D], v [Tk,H,V] -> [Tq,H,V]; q_offsets, kv_offsets int64[B+1];
     intervals int32[Tq,4] as (a0, b0, a1, b1), disjoint; position_bias [P]; time_bias [NB];
@@ -44,8 +43,7 @@ def interval_attention(
     int64[Tk]. `backend` is a name of `dispatch.BACKENDS`, or "auto".
 
     Raises:
-        FreshetError: a wrong dtype, shape, device or interval, arguments that do not fit, or a
-            backend that cannot do this or is not built.
+        FreshetError: arguments that do not fit, or a backend that cannot do this or is not built.
 
     Example:
         >>> import torch
@@ -61,8 +59,7 @@ def interval_attention(
     bias = checked_bias(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )
-    wish = Wish(device=q.device.type, dtype=q.dtype, score=score, width=max(q.shape[2], v.shape[2]))
-    return choose(backend, wish).attend(
+    return choose(backend, Wish.of(q, v, score)).attend(
         q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals, score=score,
         scale=scale, divisor=divisor, bias=bias,
     )  # fmt: skip

@@ -99,7 +99,7 @@ def edges_ms(num_buckets: int) -> Tensor:
 
     Example:
         >>> edges_ms(4).tolist()
-        [1352, 1826, 2468]
+        [1352, 1826, 2467]
     """
     edges = [math.ceil(1000 * math.exp(_LOG_STEP * bucket)) for bucket in range(1, num_buckets)]
     return torch.tensor([min(edge, 2**62) for edge in edges], dtype=torch.int64)

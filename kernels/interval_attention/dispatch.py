@@ -53,6 +53,12 @@ class Wish:
     score: str
     width: int
 
+    @classmethod
+    def of(cls, q: Tensor, v: Tensor, score: str) -> Wish:
+        """What a call with q [Tq,H,D] and v [Tk,H,V] needs."""
+        width = max(q.shape[2], v.shape[2])
+        return cls(device=q.device.type, dtype=q.dtype, score=score, width=width)
+
 
 # "auto" never takes the reference on a processor whose kernel it could have: a kernel that is not
 # built is an error there, so that nobody is slow without knowing.
