@@ -15,7 +15,8 @@ from trainer.model.config import ModelConfig
 class TrainerConfig:
     """Everything that, with the log, decides the weights.
 
-    `threads` is part of it because sums over threads round differently. A rank's buffered
+    `threads` and `attention_backend` are part of it because sums taken otherwise round otherwise;
+    a checkpoint may be resumed with others. A rank's buffered
     tokens are bounded by `max_buffered_tokens` plus one poll.
 
     Raises:
@@ -35,6 +36,7 @@ class TrainerConfig:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    attention_backend: str = "auto"
 
     def __post_init__(self) -> None:
         for name in (

@@ -151,7 +151,7 @@ def load_version(
             detail=f"{version} wants {model_config.max_history}, kept are {config.max_history}.",
             hint="raise FRESHET_SERVING_MAX_HISTORY",
         )
-    model = Recommender(model_config)
+    model = Recommender(model_config, config.attention_backend)
     table = load(store.read(manifest, TABLE))
     try:
         model.load_state_dict(load(store.read(manifest, DENSE)))

@@ -51,6 +51,9 @@ class Recommender(nn.Module):
     Targets of one message attend its history and themselves, never each other (HSTU's M-FALCON,
     Zhai et al. 2024, section 3.4), so training's `forward` and serving's `encode` + `score` agree.
 
+    `attention_backend` is how this machine computes attention, no property of the weights: a name of
+    `kernels.interval_attention.dispatch.BACKENDS`, or "auto".
+
     Example:
         >>> model = Recommender(ModelConfig(tasks=(("like", 8),)))
         >>> batch = TokenBatch.of_items(user_ids=[7], item_ids=[[1, 2, 3]], num_targets=[2])
@@ -58,11 +61,11 @@ class Recommender(nn.Module):
         torch.Size([2, 1])
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         self.tokens = TokenEncoder(config)
-        self.backbone: nn.Module = find("backbone", config.backbone)(config)
+        self.backbone: nn.Module = find("backbone", config.backbone)(config, attention_backend)
         self.final_norm = nn.LayerNorm(config.embedding_dim)
         self.start_state = nn.Parameter(torch.randn(config.embedding_dim) * 0.1)
         self.ranking = RankingHead(config)

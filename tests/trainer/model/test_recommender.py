@@ -210,3 +210,16 @@ def test_refusals_name_what_is_wrong() -> None:
         model.score(cache, torch.tensor([0, 1]), items[:2], torch.zeros(3).long())
     with pytest.raises(ConfigError, match=r"none of .*hstu"):
         Recommender(replace(CONFIG, backbone="nosuch"))
+
+
+def test_an_unknown_attention_backend_is_refused_before_anything_is_computed() -> None:
+    with pytest.raises(FreshetError, match="refuses backend"):
+        Recommender(CONFIG, "nosuch")
+
+
+def test_the_attention_backend_changes_no_weight_and_hardly_a_score() -> None:
+    fast, slow = Recommender(CONFIG, "cpu"), Recommender(CONFIG, "reference")
+    slow.load_state_dict(fast.state_dict())
+    batch = TokenBatch.of_items(user_ids=[7], item_ids=[[1, 2, 3, 4]], num_targets=[2])
+    rows = torch.randn(4, CONFIG.embedding_dim)
+    torch.testing.assert_close(fast(batch, rows).task_logits, slow(batch, rows).task_logits)
