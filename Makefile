@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.synced build/jars/kafka/.copied build/jars/flink/.copied ## Install everything, by the locks, into .venv/ and build/
+setup: .venv/.synced build/jars/kafka/.copied build/jars/flink/.copied build/kernels/.built ## Install everything, by the locks, into .venv/ and build/
 
 doctor: ## Check this machine and what is installed; say how to mend it
 	@$(if $(wildcard $(PYTHON)),$(PYTHON),$(HOST_PYTHON)) -m deploy.doctor
@@ -56,13 +56,19 @@ typecheck: setup ## Strict types of every room
 	$(PYTHON) -m mypy
 
 ##@ Develop
-.PHONY: format settings lock clean clean-all
+.PHONY: format settings lock kernels bench-kernels clean clean-all
 format: setup ## Rewrite the sources in the house format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
 
 settings: setup ## Rewrite deploy/SETTINGS.md from the settings classes
 	$(PYTHON) -m deploy.settings_table
+
+kernels: .venv/.synced ## Compile the C++ of the kernels for this machine (CXX names the compiler)
+	$(PYTHON) -m kernels.interval_attention.cpu
+
+bench-kernels: setup ## Kernels against their targets on this machine, into build/bench/kernels.json
+	$(PYTHON) -m tests.benchmarks.bench_kernels
 
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
   --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
@@ -99,6 +105,10 @@ build/bootstrap/.installed: $(LOCKS)/bootstrap.txt | requirements
 	test -x $(PYTHON) || $(UV) venv --quiet --python '$(HOST_PYTHON)' .venv
 	$(UV) pip sync --python $(PYTHON) --require-hashes $(LOCKS)/all.txt
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	touch $@
+
+build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/interval_attention/cpu/*.,cpp h py))
+	$(PYTHON) -m kernels.interval_attention.cpu
 	touch $@
 
 build/jars/%/.copied: deploy/pom.xml | requirements

@@ -25,6 +25,8 @@ if ((${java_major:-0} < 17)); then
 fi
 
 command -v mvn >/dev/null || problems+=("Maven, command mvn: apt-get install maven")
+command -v g++ >/dev/null || [[ -n "${CXX:-}" ]] ||
+  problems+=("a C++ compiler, command g++ or CXX (it builds the CPU kernels): apt-get install g++")
 command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null ||
   problems+=("a C compiler, command cc (Triton builds its launchers with it): apt-get install g++")
 

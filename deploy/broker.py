@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import subprocess
 import uuid
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from deploy.ports import free_ports, require_free
 from deploy.processes import Child, await_condition, log_contains
 from ingest.runtime.errors import ConfigError
+from ingest.runtime.java import find_java
 
 ROOT = Path(__file__).resolve().parent.parent
 JARS = ROOT / "build" / "jars" / "kafka"
@@ -44,7 +44,7 @@ def start_broker(directory: Path, port: int = 0) -> Broker:
         ConfigError: no Java, no jars, or the port is taken.
         FreshetError: the broker died or was not ready in time; the message names its log.
     """
-    java = require_java()
+    java = find_java()
     if not list(JARS.glob("kafka_*.jar")):
         raise ConfigError(
             "Kafka's jars are missing", detail=f"{JARS} holds none.", hint="run: make setup"
@@ -65,24 +65,12 @@ def start_broker(directory: Path, port: int = 0) -> Broker:
     child = Child.start(
         "broker", [*command, *_HEAP, "kafka.Kafka", str(properties)], log=directory / "broker.log"
     )
-    await_condition(log_contains(child, "Kafka Server started"), child, timeout_seconds=120)
+    try:
+        await_condition(log_contains(child, "Kafka Server started"), child, timeout_seconds=120)
+    except BaseException:
+        child.kill()  # nobody holds it yet: whatever ended the wait must not leave it behind
+        raise
     return Broker(f"127.0.0.1:{port}", child)
-
-
-def require_java() -> str:
-    """Path of the `java` command.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    java = shutil.which("java")
-    if java is None:
-        raise ConfigError(
-            "java not found",
-            detail="The broker and Flink run on the JVM.",
-            hint="install Java 17 (Debian: apt-get install openjdk-17-jre-headless)",
-        )
-    return java
 
 
 def _format(command: list[str], properties: Path) -> None:
@@ -122,6 +110,8 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "transaction.state.log.num.partitions": "4",
+        # Above the features job's timeout, which has to outlast any outage of that job.
+        "transaction.max.timeout.ms": "7200000",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "log.retention.check.interval.ms": "300000",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ def demo(
     events: Annotated[int, typer.Option(help="How many events of it; 0 for all.")] = 0,
     speed: Annotated[str, typer.Option(help="max, or a factor on the log's own pace.")] = "max",
     directory: Annotated[
-        Path | None, typer.Option(help="Where the run's files lie; build/demo without it.")
+        Path | None, typer.Option(help="Wiped at the start; build/demo without it.")
     ] = None,
 ) -> None:
     """Run the whole loop on real events and print what came of it."""
@@ -31,13 +32,17 @@ def demo(
     from deploy.demo.options import DemoOptions
 
     console = Console()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)  # as Ctrl-C: stop the services first
     try:
         options = DemoOptions(data=data, events=events, speed=speed)
         if directory is not None:
             options = replace(options, directory=directory)
         summary = run_demo(options, console)
     except FreshetError as error:
-        console.print(f"[bold red]{error.primary}[/]\n{error.detail}\n[bold]{error.hint}[/]")
+        # Not as markup: a log's end may hold brackets.
+        for text in filter(None, (error.primary, error.detail, error.hint)):
+            console.print(text, markup=False, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; nothing is left running")

@@ -11,12 +11,13 @@ from features.sequences import Counters
 class Audit:
     """What a run left behind, beside what the features job counted.
 
-    `events_in_topic` counts records of `events`, heartbeats too; `targets_in_topic` target rows of
+    `events_sent` counts what the sender sent; `events_in_topic` records of `events`, heartbeats too; `targets_in_topic` target rows of
     committed messages; `distinct_targets` the different events that opened them;
     `targets_trained` what the trainer says it learned.
     """
 
     counters: Counters
+    events_sent: int
     events_in_topic: int
     targets_in_topic: int
     distinct_targets: int
@@ -29,7 +30,7 @@ class Audit:
         """Every way in which the law does not hold; empty when it does.
 
         Example:
-            >>> Audit(counters=Counters(events=2, targets=1, late=1), events_in_topic=2,
+            >>> Audit(counters=Counters(events=2, targets=1, late=1), events_sent=2, events_in_topic=2,
             ...       targets_in_topic=1, distinct_targets=1, targets_trained=0, late_in_topic=1,
             ...       dead_in_topic=0, dead_at_door=0).problems()
             ['targets in the topic and trained: 1 != 0']
@@ -38,6 +39,7 @@ class Audit:
         records = counted.events + counted.heartbeats
         pairs = [
             ("events unaccounted for", counted.imbalance(), 0),
+            ("events counted and sent", counted.events + self.dead_at_door, self.events_sent),
             ("events still pending", counted.pending, 0),
             ("records counted and in the topic", records, self.events_in_topic),
             ("targets counted and in the topic", counted.targets, self.targets_in_topic),

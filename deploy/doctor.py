@@ -45,6 +45,7 @@ STACKS = {
     "pyflink": "import pyflink.datastream",
     "pemja": "import pemja",
     "kafka": "import kafka; kafka.KafkaProducer",
+    "kernels": "from kernels.interval_attention.cpu.operator import load; load()",
 }
 
 
@@ -110,12 +111,12 @@ def check_command(name: str, fix: str) -> Finding:
 
 
 def check_compiler() -> Finding:
-    """A C compiler, which Triton builds its launchers with."""
-    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    """A C and C++ compiler: the CPU kernels are built with it, and Triton's launchers."""
+    found = shutil.which("g++")
     return Finding(
         name="compiler",
         good=found is not None,
-        seen=found or "no cc, gcc or clang on PATH",
+        seen=found or "no g++ on PATH",
         fix="apt-get install g++",
     )
 

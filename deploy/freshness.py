@@ -61,13 +61,3 @@ def first_served_ms(
         index = bisect_right(offsets, event.message_offset)
         served.append(ordered[index].loaded_at_ms if index < len(offsets) else np.nan)
     return np.asarray(served, dtype=np.float64)
-
-
-def freshness_seconds(
-    events: Sequence[LearnedEvent], versions: Sequence[ServedVersion]
-) -> npt.NDArray[np.float64]:
-    """Arrival to served, in seconds, one value an event that was served."""
-    arrivals = np.asarray([event.arrival_ms for event in events], dtype=np.float64)
-    seconds = (first_served_ms(events, versions) - arrivals) / 1000.0
-    served: npt.NDArray[np.float64] = seconds[~np.isnan(seconds)]
-    return served

@@ -25,7 +25,6 @@ class PartitionAccount:
     """
 
     progress: Progress | None = None
-    progress_at: int = -1
     message_offsets: list[int] = field(default_factory=list)
     written_ms: list[int] = field(default_factory=list)
     num_targets: list[int] = field(default_factory=lambda: [0])
@@ -45,12 +44,13 @@ class SequenceAccount:
             account = self.partitions[record.partition]
             message = decode(record.value)
             if isinstance(message, Progress):
-                account.progress, account.progress_at = message, record.offset
+                account.progress = message
             else:
                 account.message_offsets.append(record.offset)
                 account.written_ms.append(record.timestamp_ms)
                 account.num_targets.append(account.num_targets[-1] + message.num_targets)
-                account.target_offsets.append(message.target_offsets)
+                # A copy: the view would keep the whole message, history and all.
+                account.target_offsets.append(message.target_offsets.copy())
                 self.recent_users.append(message.user_id)
 
     def counters(self) -> Counters:
@@ -103,11 +103,8 @@ class SequenceAccount:
         )
 
     def learned_by(self, positions: Mapping[int, int]) -> bool:
-        """Whether a trainer at `positions` has learned all there is so far."""
-        return all(
-            positions.get(partition, 0) > max([account.progress_at, *account.message_offsets[-1:]])
-            for partition, account in self.partitions.items()
-        )
+        """Whether a trainer at `positions` has learned every target there is so far."""
+        return self.num_targets_after(positions) == 0
 
     def opened_since(self, event_starts: dict[int, int]) -> Iterator[tuple[int, int, int]]:
         """(partition, event offset, message offset) of targets opened at or after `event_starts`."""

@@ -199,12 +199,17 @@ class LocalStack:
     def stop(self) -> None:
         """End everything; the broker, started first, outlives those who speak to it."""
         services = [child for name, child in self._children.items() if name != "broker"]
-        for child in services:
-            child.terminate()
-        for child in services:
-            child.stop()
-        if self._broker is not None:
-            self._broker.stop()
+        try:
+            for child in services:
+                child.terminate()
+            for child in services:
+                child.stop()
+            if self._broker is not None:
+                self._broker.stop()
+        finally:
+            # Asked to stop once more while stopping: no more grace, but nothing left behind.
+            for child in self._children.values():
+                child.kill()
         self._children.clear()
 
 

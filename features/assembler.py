@@ -14,7 +14,6 @@ import msgspec
 
 from features.config import FeaturesConfig
 from features.emission import cuts, split
-from features.partitions import partition_of
 from features.sequences import TOKEN, Counters, Progress, encode_targets
 from features.tokens import (
     EVENT_STRUCT,
@@ -26,8 +25,16 @@ from features.tokens import (
     sort_events,
 )
 from features.users import BEFORE_ALL_MS, User, event_key, unpack_user
-from ingest.events import Event, Heartbeat, InvalidEvent, decode_record, partition_key
+from ingest.events import (
+    MAX_EVENT_BYTES,
+    Event,
+    Heartbeat,
+    InvalidEvent,
+    decode_record,
+    partition_key,
+)
 from ingest.runtime.errors import FreshetError
+from ingest.runtime.partitions import partition_of
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
 _META_LAYOUT = 1
@@ -326,7 +333,8 @@ class PartitionAssembler:
             "detail": ascii(detail)[1:-1][:_MAX_DETAIL],
             "source": source,
         }
-        outputs.append(Output(EVENTS_DEAD, source, raw, headers))
+        # With its headers a record just under Kafka's limit would be over it.
+        outputs.append(Output(EVENTS_DEAD, source, raw[:MAX_EVENT_BYTES], headers))
 
     def _source(self, offset: int) -> str:
         return f"{EVENTS}/{self.partition}/{offset}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import site
 import struct
@@ -21,7 +20,8 @@ import pyflink
 from pyflink.java_gateway import get_gateway
 from pyflink.pyflink_gateway_server import launch_gateway_server_process
 
-from ingest.runtime.errors import ConfigError, FreshetError
+from ingest.runtime.errors import FreshetError
+from ingest.runtime.java import find_java
 
 _START_TIMEOUT_SECONDS = 60
 _PID_FILE = "jvm.pid"
@@ -74,7 +74,7 @@ def start_gateway(heap_mb: int, state_directory: Path) -> Gateway:
         ConfigError: no Java.
         FreshetError: the JVM did not come up.
     """
-    _require_java()
+    find_java()  # the launcher looks in the same places, but says less
     log_directory = _log_directory(state_directory)
     log_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -84,7 +84,7 @@ def start_gateway(heap_mb: int, state_directory: Path) -> Gateway:
             {**os.environ, **_environment(heap_mb, log_directory, port_file)},
             ["-c", "org.apache.flink.client.python.PythonGatewayServer", "local"],
         )
-        (state_directory / _PID_FILE).write_text(str(process.pid))
+        _note_pid(state_directory / _PID_FILE, process.pid)
         threading.Thread(target=_pass_on, args=(process.stderr,), daemon=True).start()
         gateway = Gateway(process)
         port = _await_port(port_file, gateway)
@@ -100,7 +100,8 @@ def end_orphan(state_directory: Path) -> None:
     caller holds the state directory's lock, so nobody else can be using it.
     """
     pid_file = state_directory / _PID_FILE
-    if not pid_file.exists():
+    # Empty after the machine itself went down, and no process of ours outlived that.
+    if not pid_file.exists() or not pid_file.read_text():
         return
     pid = int(pid_file.read_text())
     # The number may long be another process's: only one that logs where ours did is ours.
@@ -112,6 +113,13 @@ def end_orphan(state_directory: Path) -> None:
     pid_file.unlink()
 
 
+def _note_pid(path: Path, pid: int) -> None:
+    # Killed between two steps, we leave the whole number or none.
+    new = path.with_suffix(".new")
+    new.write_text(str(pid))
+    new.replace(path)
+
+
 def _log_directory(state_directory: Path) -> Path:
     return state_directory.resolve() / "log"
 
@@ -121,16 +129,6 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _require_java() -> None:
-    home = os.environ.get("JAVA_HOME")
-    if shutil.which(str(Path(home) / "bin" / "java") if home else "java") is None:
-        raise ConfigError(
-            "java not found",
-            detail=f"JAVA_HOME is {home!r}." if home else "No java is on the PATH.",
-            hint="install Java 17 (Debian: apt-get install openjdk-17-jre-headless)",
-        )
 
 
 def _environment(heap_mb: int, log_directory: Path, port_file: Path) -> dict[str, str]:

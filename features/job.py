@@ -20,9 +20,9 @@ from features.config import FeaturesConfig
 from features.operator import HEADERS, ROW_TYPE, AssembleBatches
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
-# Below the broker's transaction.max.timeout.ms (15 min), above any outage to be survived: data
-# that Flink has counted as committed is lost when its transaction times out first.
-_TRANSACTION_TIMEOUT_MS = 600_000
+# Below the broker's transaction.max.timeout.ms (deploy sets 2 h), above any outage to be survived:
+# data that Flink has counted as committed is lost when its transaction times out first.
+_TRANSACTION_TIMEOUT_MS = 3_600_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -232,16 +232,41 @@ def message_kind(value: bytes) -> Kind:
     return Kind(kind)
 
 
+def check_message(value: bytes, partition: int) -> Kind:
+    """What a message is, after all checks: those of `message_kind`, its place and its ids.
+
+    Args:
+        value: the message.
+        partition: the partition of `sequences` it lies in.
+
+    Raises:
+        CorruptSequence: wrong schema, kind or length, another partition's, or a negative id.
+    """
+    kind = message_kind(value)
+    _, _, named, _, user_id, *_, num_tokens, _ = HEADER_STRUCT.unpack_from(value)
+    if named != partition:
+        raise CorruptSequence(
+            "sequence message in another partition",
+            detail=f"It says {named} and lies in {partition}.",
+        )
+    if kind is Kind.TARGETS:
+        items = np.frombuffer(value, TOKEN, num_tokens, HEADER.itemsize)["item_id"]
+        if user_id < 0 or bool((items < 0).any()):
+            raise CorruptSequence(
+                "negative id in a sequence",
+                detail=f"User {user_id}, items {items[items < 0][:3]}.",
+            )
+    return kind
+
+
 @dataclass(frozen=True, kw_only=True)
 class SequenceColumns:
     """Many targets messages as columns.
 
-    Shapes: `offsets` int64[B+1] over `tokens` TOKEN[T]; `num_targets`, `user_ids`, `clocks_ms`
-    int64[B].
+    Shapes: `offsets` int64[B+1] over `tokens` TOKEN[T]; `num_targets`, `user_ids` int64[B].
     """
 
     user_ids: npt.NDArray[np.int64]
-    clocks_ms: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
     num_targets: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.void]
@@ -257,7 +282,6 @@ def decode_columns(values: list[bytes]) -> SequenceColumns:
     ]
     return SequenceColumns(
         user_ids=headers["user_id"].astype(np.int64),
-        clocks_ms=headers["clock_ms"].astype(np.int64),
         offsets=np.concatenate([[0], np.cumsum(num_tokens)]).astype(np.int64),
         num_targets=headers["num_targets"].astype(np.int64),
         tokens=np.frombuffer(b"".join(bodies), TOKEN),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 from pyflink.java_gateway import get_gateway
 from pyflink.util.exceptions import JavaException
 from structlog.stdlib import BoundLogger
@@ -20,7 +17,8 @@ from features.gateway import Gateway, end_orphan, start_gateway
 from features.job import Wiring, build
 from features.settings import FeaturesSettings
 from ingest.runtime.errors import BrokerError, ConfigError, FreshetError
-from ingest.runtime.kafka import partitions_of
+from ingest.runtime.kafka import TopicReader, partitions_of
+from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
@@ -47,11 +45,15 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
     _require_free(settings.rest_port)
     _require_free(settings.metrics_port)
     num_partitions = require_aligned_topics(settings.bootstrap)
-    with locked(settings.state_directory):
+    hint = "stop the other features job, or set another FRESHET_FEATURES_STATE_DIRECTORY"
+    with lock_directory(settings.state_directory, hint=hint):
         end_orphan(settings.state_directory)
+        restore = newest_checkpoint(settings.state_directory / "checkpoints")
+        if restore is None:
+            require_no_sequences(settings.bootstrap, num_partitions)
         gateway = start_gateway(settings.heap_mb, settings.state_directory)
         try:
-            _run_in(gateway, config, settings, num_partitions, stop, log)
+            _run_in(gateway, config, settings, num_partitions, restore, stop, log)
         finally:
             gateway.stop()
 
@@ -61,12 +63,11 @@ def _run_in(
     config: FeaturesConfig,
     settings: FeaturesSettings,
     num_partitions: int,
+    restore: Path | None,
     stop: StopSignal,
     log: BoundLogger,
 ) -> None:
-    checkpoints = settings.state_directory / "checkpoints"
-    restore = newest_checkpoint(checkpoints)
-    run = next_run(checkpoints)
+    run = next_run(settings.state_directory / "checkpoints")
     wiring = Wiring(
         bootstrap=settings.bootstrap,
         num_partitions=num_partitions,
@@ -81,7 +82,7 @@ def _run_in(
     log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
     try:
         client = build(config, wiring).execute().get_job_client()
-    except (Py4JJavaError, JavaException) as error:
+    except (Py4JError, JavaException) as error:
         raise FreshetError(
             "the Flink job did not start",
             detail=_cause(error),
@@ -89,26 +90,6 @@ def _run_in(
         ) from error
     _watch(client, gateway, run, stop, log)
     _end(client, run, log)
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process alone; its death releases it.
-
-    Raises:
-        ConfigError: another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                "state directory in use",
-                detail=f"Another features job holds {directory}.",
-                hint="stop it, or set another FRESHET_FEATURES_STATE_DIRECTORY",
-            ) from error
-        yield
 
 
 def require_aligned_topics(bootstrap: str) -> int:
@@ -130,6 +111,22 @@ def require_aligned_topics(bootstrap: str) -> int:
     return found[EVENTS]
 
 
+def require_no_sequences(bootstrap: str, num_partitions: int) -> None:
+    """Raise ConfigError when something is committed to `sequences`: beginning anew would double it."""
+    reader = TopicReader(bootstrap, SEQUENCES, dict.fromkeys(range(num_partitions), 0))
+    try:
+        while not reader.drained():
+            if reader.poll(0.5):
+                raise ConfigError(
+                    "no checkpoint, but sequences already has messages",
+                    detail="The job would read events from the start and write all of them again.",
+                    hint="set FRESHET_FEATURES_STATE_DIRECTORY to the old state, "
+                    "or recreate the topics",
+                )
+    finally:
+        reader.close()
+
+
 def _require_free(port: int) -> None:
     # Flink only notes a taken metrics port in its log, and reports a taken REST port much later.
     with socket.socket() as probe:
@@ -147,7 +144,7 @@ def _require_free(port: int) -> None:
 def _cause(error: Exception) -> str:
     lines = str(error).splitlines()
     causes = [line for line in lines if line.startswith("Caused by: ")]
-    return (causes or lines)[-1].removeprefix("Caused by: ")
+    return (causes or lines or [repr(error)])[-1].removeprefix("Caused by: ")
 
 
 def _watch(client: Any, gateway: Gateway, run: Path, stop: StopSignal, log: BoundLogger) -> None:
@@ -155,18 +152,26 @@ def _watch(client: Any, gateway: Gateway, run: Path, stop: StopSignal, log: Boun
     before = ""
     while not stop.wait(_POLL_SECONDS):
         gateway.check_alive()
-        status = client.get_job_status().result().name
+        try:
+            status = client.get_job_status().result().name
+        except (Py4JError, JavaException) as error:
+            # A job that failed for good takes its cluster along: nobody is left to answer.
+            raise _ended(_cause(error)) from error
         if status != before:
             log.info("job state", state=status)
             before = status
         if status not in _RUNNING:
-            raise FreshetError(
-                "the Flink job ended",
-                detail=f"Its state is {status}.",
-                hint="read Flink's log; start again to resume from the last checkpoint",
-                retriable=True,
-            )
+            raise _ended(f"Its state is {status}.")
         delete_runs_before(run)
+
+
+def _ended(detail: str) -> FreshetError:
+    return FreshetError(
+        "the Flink job ended",
+        detail=detail,
+        hint="read Flink's log; start again to resume from the last checkpoint",
+        retriable=True,
+    )
 
 
 def _end(client: Any, run: Path, log: BoundLogger) -> None:
@@ -176,16 +181,16 @@ def _end(client: Any, run: Path, log: BoundLogger) -> None:
     """
     # PyFlink's own stop_with_savepoint calls a Java method that Flink 2 no longer has.
     java = get_gateway().jvm
-    future = client._j_job_client.stopWithSavepoint(
-        False,
-        run.resolve().as_uri(),
-        java.org.apache.flink.core.execution.SavepointFormatType.CANONICAL,
-    )
     try:
+        future = client._j_job_client.stopWithSavepoint(
+            False,
+            run.resolve().as_uri(),
+            java.org.apache.flink.core.execution.SavepointFormatType.CANONICAL,
+        )
         savepoint = future.get(
             _SAVEPOINT_TIMEOUT_SECONDS, java.java.util.concurrent.TimeUnit.SECONDS
         )
-    except Py4JJavaError as error:
+    except Py4JError as error:
         raise FreshetError(
             "stopping with a savepoint failed",
             detail=_cause(error),

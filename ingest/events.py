@@ -67,7 +67,7 @@ class InvalidEvent(FreshetError):
     """A record that is no event; `reason` is one of a closed set and labels metrics."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail=detail, hint="see its bytes in events.dead")
+        super().__init__(reason, detail=detail)
         self.reason = reason
 
 

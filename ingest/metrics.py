@@ -12,7 +12,7 @@ DEAD = Counter(
 )
 HEARTBEATS = Counter("freshet_ingest_heartbeats_total", "Heartbeat records sent.")
 DELIVERY_FAILURES = Counter(
-    "freshet_ingest_delivery_failures_total", "Records the broker did not confirm in time."
+    "freshet_ingest_delivery_failures_total", "Records not confirmed when their producer closed."
 )
 IN_FLIGHT = Gauge("freshet_ingest_in_flight", "Records sent and not yet confirmed.")
 REPLAY_ROW = Gauge("freshet_ingest_replay_row", "Next row of the log being replayed.", ["log"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -14,12 +15,15 @@ from ingest.runtime.kafka import (
     RetriableError,
     abandon_producer,
     make_producer,
-    partition_of,
     partitions_of,
 )
+from ingest.runtime.partitions import partition_of
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD
 
 _MAX_DETAIL_BYTES = 4_096
+
+# The hash in pure Python costs as much as the rest of a send.
+_partition_of = lru_cache(maxsize=1 << 20)(partition_of)
 
 
 class EventProducer:
@@ -96,7 +100,7 @@ class EventProducer:
             BrokerError: as `send`; also when the value is larger than a message may be.
         """
         if partition is None:
-            partition = 0 if key is None else partition_of(key, self.num_partitions)
+            partition = 0 if key is None else _partition_of(key, self.num_partitions)
         self._send(EVENTS, key, value, partition)
 
     def heartbeat(self, partition: int, heartbeat_ms: int) -> None:
@@ -179,7 +183,6 @@ class EventProducer:
             IN_FLIGHT.set(len(in_flight))
 
     def _failed(self, error: KafkaError) -> BrokerError:
-        DELIVERY_FAILURES.inc(len(self._in_flight))
         return BrokerError(
             "sending events failed",
             detail=(
@@ -205,6 +208,8 @@ class EventProducer:
     def close(self) -> None:
         """Leave the broker at once; what was not flushed may be lost."""
         if self._in_flight:
+            DELIVERY_FAILURES.inc(len(self._in_flight))
+            self._in_flight.clear()
             abandon_producer(self._producer)
         else:
             self._producer.close(timeout=5)

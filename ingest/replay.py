@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from ingest.adapters.log import EventLog, Rows
 from ingest.metrics import REPLAY_EVENT_TIME, REPLAY_ROW
 from ingest.producer import EventProducer
 from ingest.replay_state import ReplayState, StateFile
-from ingest.runtime.errors import ConfigError
+from ingest.runtime.errors import ConfigError, FreshetError
 from ingest.runtime.kafka import cluster_id
 from ingest.runtime.service import StopSignal
 
-# Later than this is no history; such a time must not become a heartbeat (features refuse it too).
+# Later than this is no history: features refuse it, as an event and as a heartbeat.
 _FUTURE_MS = 5 * 60_000
+_REPORT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class ReplayConfig:
         flush_after_ms: when all is sent, heartbeats move every partition's clock this far beyond
             the last event, so that what waits for later events is emitted; None to send none.
         restart: forget earlier progress.
-        save_every_rows: rows between two writes of the state.
+        save_every_rows: rows between two writes of the state, which is written every second too.
 
     Raises:
         ConfigError: a value cannot work.
@@ -57,7 +59,7 @@ class ReplayConfig:
             )
         for name in ("limit", "speed", "events_per_second", "flush_after_ms"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0", detail=f"It is {value}.")
         if self.speed is not None and self.events_per_second is not None:
             raise ConfigError(
@@ -116,6 +118,7 @@ def replay(
     Raises:
         BrokerError: the broker did not confirm in time; progress is saved.
         ReplayStateError: the saved progress is about another log, range or broker.
+        FreshetError: it is too early for the closing heartbeats; all rows are sent.
     """
     return _Replay(log, producer, config, on_progress, stop or StopSignal()).run()
 
@@ -134,7 +137,7 @@ class _Replay:
         self._config = config
         self._on_progress = on_progress
         self._stop = stop
-        begin = min(config.skip, len(log))
+        self._begin = begin = min(config.skip, len(log))
         self._end = len(log) if config.limit is None else min(len(log), begin + config.limit)
         self._file = StateFile(
             config.state_directory / f"{log.name}.{begin}-{self._end}.json",
@@ -144,9 +147,12 @@ class _Replay:
             self._file.forget()
         self._state = self._file.load() or ReplayState(next_row=begin)
         self._first_row = self._state.next_row
-        self._acknowledged_before = producer.num_acknowledged
+        # What the producer still has in flight is confirmed before our first row.
+        self._sent_before = producer.num_sent
         self._dead_before = producer.num_dead
         self._row = self._first_row
+        self._save_at_row = self._row + config.save_every_rows
+        self._save_at = time.monotonic() + _REPORT_SECONDS
         self._first_event_ms: int | None = None
         self._last_event_ms: int | None = None
         self._pace = _Pace(config, self._stop)
@@ -178,23 +184,30 @@ class _Replay:
         )
 
     def _send_rows(self) -> None:
-        next_save = self._row + self._config.save_every_rows
         for rows in self._log.read(self._row, self._end):
-            self._send_run(rows)
-            if self._on_progress is not None and self._last_event_ms is not None:
-                self._on_progress(ReplayProgress(self._row, self._end, self._last_event_ms))
+            first, num_rows = self._row, len(rows.values)
+            while self._row < first + num_rows and not self._stop.requested():
+                self._send_some(rows, self._row - first)
+                if self._on_progress is not None and self._last_event_ms is not None:
+                    self._on_progress(ReplayProgress(self._row, self._end, self._last_event_ms))
+                self._save_when_due()
             if self._stop.requested():
                 return
-            if self._row >= next_save:
-                self._producer.settle()
-                self._save()
-                next_save = self._row + self._config.save_every_rows
 
-    def _send_run(self, rows: Rows) -> None:
-        producer, refused, first = self._producer, rows.refused, self._row
+    def _save_when_due(self) -> None:
+        if self._row >= self._save_at_row or time.monotonic() >= self._save_at:
+            self._producer.settle()
+            self._save()
+            self._save_at_row = self._row + self._config.save_every_rows
+            self._save_at = time.monotonic() + _REPORT_SECONDS
+
+    def _send_some(self, rows: Rows, start: int) -> None:
+        """Send rows from `start` on: all of them, or what a pace allows in about a second."""
+        producer, refused, first = self._producer, rows.refused, self._row - start
         send, num_partitions = producer.send_raw, producer.num_partitions
-        paced = self._pace.is_set
-        for at, (key, value) in enumerate(zip(rows.keys, rows.values, strict=True)):
+        paced, pause_at = self._pace.is_set, time.monotonic() + _REPORT_SECONDS
+        left = zip(rows.keys[start:], rows.values[start:], strict=True)
+        for at, (key, value) in enumerate(left, start):
             if paced and not self._pace.wait(rows.times_ms[at]):
                 break
             if at in refused:
@@ -205,15 +218,17 @@ class _Replay:
                 # Nobody's record: any partition will do, the same one each time.
                 send(None, value, partition=(first + at) % num_partitions)
             self._row += 1
-        if self._row > first:
+            if paced and time.monotonic() >= pause_at:
+                break
+        if self._row > first + start:
             if self._first_event_ms is None:
-                self._first_event_ms = rows.times_ms[0]
+                self._first_event_ms = rows.times_ms[start]
             self._last_event_ms = rows.times_ms[self._row - first - 1]
             REPLAY_EVENT_TIME.labels(self._log.name).set(self._last_event_ms / 1000)
 
     def _save(self) -> None:
         """Note how far the broker has confirmed: one row is one record, confirmed in order."""
-        confirmed = self._producer.num_acknowledged - self._acknowledged_before
+        confirmed = max(0, self._producer.num_acknowledged - self._sent_before)
         next_row = min(self._first_row + confirmed, self._end)
         self._state = ReplayState(next_row=next_row, flushed=self._state.flushed)
         self._file.save(self._state)
@@ -223,19 +238,34 @@ class _Replay:
         after_ms = self._config.flush_after_ms
         if after_ms is None:
             return 0
-        last_ms = self._last_event_ms or self._log_end_ms()
-        last_ms = min(last_ms, int(time.time() * 1000) + _FUTURE_MS)
+        limit_ms = int(time.time() * 1000) + _FUTURE_MS
+        closing_ms = self._last_time_up_to(limit_ms) + after_ms
+        if closing_ms >= limit_ms:
+            raise FreshetError(
+                "too early to flush",
+                detail=f"All rows are sent, but the last is too recent to move clocks {after_ms} ms "
+                "beyond it: features refuse heartbeats of the future.",
+                hint=f"replay again in {(closing_ms - limit_ms) // 1000 + 1} s: "
+                "only the heartbeats are left",
+                retriable=True,
+            )
         # What becomes due at the first one is emitted when the clock passes it: at the second.
-        for heartbeat_ms in (last_ms + after_ms, last_ms + after_ms + 1):
+        for heartbeat_ms in (closing_ms, closing_ms + 1):
             self._producer.heartbeat_all(heartbeat_ms)
         self._producer.flush()
         self._state = ReplayState(next_row=self._state.next_row, flushed=True)
         self._file.save(self._state)
         return 2 * self._producer.num_partitions
 
-    def _log_end_ms(self) -> int:
-        last = [rows.times_ms[-1] for rows in self._log.read(max(0, self._end - 1), self._end)]
-        return last[0] if last else 0
+    def _last_time_up_to(self, limit_ms: int) -> int:
+        """The newest event time that moved a clock; 0 where there is none."""
+        rows = range(self._begin, self._end)
+        num_rows = bisect_right(rows, limit_ms, key=self._time_of)
+        return self._time_of(rows[num_rows - 1]) if num_rows else 0
+
+    def _time_of(self, row: int) -> int:
+        (rows,) = self._log.read(row, row + 1)
+        return rows.times_ms[0]
 
 
 class _Pace:
@@ -256,6 +286,8 @@ class _Pace:
             self._started, self._first_ms = time.monotonic(), event_time_ms
         if self._rate is not None:
             due_seconds = self._num_rows / self._rate
+        elif event_time_ms > time.time() * 1000 + _FUTURE_MS:
+            due_seconds = 0.0  # a wrong time, by which the rest must not wait
         else:
             due_seconds = (event_time_ms - self._first_ms) / 1000 / (self._speed or 1.0)
         self._num_rows += 1

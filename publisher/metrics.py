@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-PUBLISHED = Counter("freshet_publisher_published_total", "Versions written, pointed to, announced.")
+PUBLISHED = Counter("freshet_publisher_published_total", "Versions written and pointed to.")
 REFUSED = Counter(
     "freshet_publisher_refused_total", "Hand-overs refused by the sanity check.", ["reason"]
 )
 SUPERSEDED = Counter(
     "freshet_publisher_superseded_total", "Hand-overs skipped because a newer one was complete."
+)
+BAD_ANNOUNCEMENTS = Counter(
+    "freshet_publisher_bad_announcements_total",
+    "Records of this model on the topic that are no announcement, passed over at the start.",
 )
 ANNOUNCED = Counter(
     "freshet_publisher_announced_total", "Announcements acknowledged by the broker."

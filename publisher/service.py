@@ -7,8 +7,6 @@ to but not announced is announced.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import structlog
 from safetensors.torch import save
 
 from ingest.runtime.errors import ConfigError, FreshetError
+from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
 from publisher import metrics
 from publisher.check import ExportRefused, check_export
@@ -85,12 +84,14 @@ class Publisher:
         self._store = SnapshotStore(config.store, config.model_name)
         self._refused: set[str] = set()
         self._unannounced: str | None = None
-        self._store.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self._store.directory / ".lock")
+        self._lock = lock_directory(
+            self._store.directory,
+            hint="stop the other publisher, or give this one another store or model_name",
+        )
 
     def close(self) -> None:
         """Let another publisher have the store."""
-        os.close(self._lock)
+        self._lock.close()
 
     def recover(self) -> None:
         """Complete what an earlier run left undone.
@@ -119,13 +120,25 @@ class Publisher:
         self._announce_pending()
         pointer = self._store.latest()
         parent = pointer.version if pointer else None
-        newer = [p for p in list_exports(self._config.exports) if p.name > (parent or "")]
+        found = list_exports(self._config.exports)
+        self._refuse_older(found, parent)
+        newer = [path for path in found if path.name > (parent or "")]
         waiting = [path for path in newer if path.name not in self._refused]
         for path in reversed(waiting):
             if self._publish(path, parent):
                 metrics.SUPERSEDED.inc(waiting.index(path))
                 return path.name
         return None
+
+    def _refuse_older(self, found: list[Path], pointed_to: str | None) -> None:
+        """A newest hand-over behind LATEST means another run writes here, or one that went back."""
+        if not pointed_to or not found or found[-1].name >= pointed_to:
+            return
+        if found[-1].name not in self._refused:
+            detail = f"LATEST is {pointed_to}. A run begun anew needs another store or model_name."
+            self._refuse(
+                found[-1], ExportRefused("older", "older than what is served", detail=detail)
+            )
 
     def _publish(self, path: Path, parent: str | None) -> bool:
         started = time.perf_counter()
@@ -143,12 +156,12 @@ class Publisher:
         )
         self._store.point(manifest.version)
         self._unannounced = manifest.version
-        self._announce_pending()
+        metrics.PUBLISHED.inc()
         dropped = self._store.drop_old(keep=self._config.keep_versions)
         metrics.DROPPED.inc(len(dropped))
-        metrics.PUBLISHED.inc()
-        metrics.PUBLISH_SECONDS.observe(time.perf_counter() - started)
         _show(manifest, len(self._store.versions()))
+        self._announce_pending()
+        metrics.PUBLISH_SECONDS.observe(time.perf_counter() - started)
         _log.info(
             "published",
             version=manifest.version,
@@ -228,17 +241,3 @@ def _show(manifest: SnapshotManifest, num_versions: int) -> None:
     metrics.EVENT_TIMESTAMP.set(manifest.watermark_ms / 1000)
     metrics.SNAPSHOT_BYTES.set(sum(file.size_bytes for file in manifest.files))
     metrics.VERSIONS.set(num_versions)
-
-
-def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            "another publisher works on this store",
-            detail=f"{path} is locked.",
-            hint="stop it, or give this one another store or model_name",
-        ) from error
-    return descriptor

@@ -27,8 +27,9 @@ def main() -> None:
     from trainer.source import DeadLetters
 
     ranks = join_ranks(config.device)
-    if ranks.is_first:
-        log.info("metrics_served", port=serve_metrics(settings.metrics_port))
+    # Every rank has figures of its own; 0 picks a free port for each.
+    port = serve_metrics(settings.metrics_port and settings.metrics_port + ranks.rank)
+    log.info("metrics_served", rank=ranks.rank, port=port)
     dead_letters = DeadLetters(settings.bootstrap, SEQUENCES)
     try:
         train(

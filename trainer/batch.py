@@ -115,20 +115,6 @@ class TokenBatch:
         """The user (row of `user_ids`) of each target, int64[M]."""
         return sequence_of(self.num_targets)
 
-    def slice(self, lo: int, hi: int) -> TokenBatch:
-        """Users lo..hi-1."""
-        first, last = int(self.offsets[lo]), int(self.offsets[hi])
-        return TokenBatch(
-            user_ids=self.user_ids[lo:hi],
-            offsets=self.offsets[lo : hi + 1] - first,
-            num_targets=self.num_targets[lo:hi],
-            item_ids=self.item_ids[first:last],
-            times_ms=self.times_ms[first:last],
-            actions=self.actions[first:last],
-            watch_ms=self.watch_ms[first:last],
-            price_minor=self.price_minor[first:last],
-        )
-
 
 def _last_rows(ends: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     starts = np.repeat(ends - np.cumsum(kept), kept)

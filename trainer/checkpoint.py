@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ingest.runtime.errors import ConfigError, FreshetError
-from trainer.export import Position
+from trainer.export import Position, drop_left_overs
 from trainer.quality import TaskRecord
 
 _STATE = "checkpoint.json"
@@ -62,13 +62,17 @@ class Checkpoint:
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write one, make it durable, drop all but the newest `keep`; one that is there stays."""
+    """Write one, make it durable, drop all but the newest `keep`; a sound one of the step stays."""
     final = directory / f"{checkpoint.state.step:012d}"
     if final.exists():
-        return final
+        try:
+            read_checkpoint(final)
+        except BadCheckpoint:
+            shutil.rmtree(final)
+        else:
+            return final
     temporary = directory / f".{final.name}.{os.getpid()}"
-    for left_over in directory.glob(".*"):
-        shutil.rmtree(left_over)
+    drop_left_overs(directory)
     temporary.mkdir(parents=True)
     for group in _GROUPS:
         tensors = {name: t.contiguous() for name, t in checkpoint.tensors[group].items()}
@@ -133,9 +137,17 @@ def find_newest(directory: Path) -> Path | None:
         raise BadCheckpoint(
             "no checkpoint is readable",
             detail=f"{len(found)} in {directory}.",
-            hint="restore one, or empty the directory to begin anew",
+            hint="restore one, or empty the directory to begin anew, and give the publisher "
+            "another store or model name",
         )
     return None
+
+
+def drop_newer(directory: Path, *, step: int) -> None:
+    """Remove checkpoints newer than the one gone on from: they were refused and would count in `keep`."""
+    for path in list_checkpoints(directory):
+        if int(path.name) > step:
+            shutil.rmtree(path)
 
 
 def require_same(state: State, config: dict[str, Any], schema: str) -> None:

@@ -15,8 +15,8 @@ from trainer.model.config import ModelConfig
 class TrainerConfig:
     """Everything that, with the log, decides the weights.
 
-    `positive_mask` are the action bits that make a target a retrieval positive; 0 takes every
-    task's. `threads` is part of it because sums over threads round differently. A rank's buffered
+    `threads` and `attention_backend` are part of it because sums taken otherwise round otherwise;
+    a checkpoint may be resumed with others. A rank's buffered
     tokens are bounded by `max_buffered_tokens` plus one poll.
 
     Raises:
@@ -32,18 +32,18 @@ class TrainerConfig:
     max_buffered_tokens: int = 1 << 20
     num_negatives: int = 128
     retrieval_weight: float = 0.1
-    positive_mask: int = 0
     window_targets: int = 100_000
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    attention_backend: str = "auto"
 
     def __post_init__(self) -> None:
         for name in (
             "token_budget", "max_buffered_tokens", "window_targets", "threads"
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_negatives", "positive_mask", "seed", "retrieval_weight"):
+        for name in ("num_negatives", "seed", "retrieval_weight"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("table_learning_rate", "dense_learning_rate", "table_init_std"):
             value = getattr(self, name)
@@ -53,9 +53,7 @@ class TrainerConfig:
 
     @property
     def positive_bits(self) -> int:
-        """The mask of action bits that make a target a retrieval positive."""
-        if self.positive_mask:
-            return self.positive_mask
+        """The action bits that make a target a retrieval positive: every task's."""
         bits = 0
         for mask in self.model.task_masks:
             bits |= mask

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,24 +28,27 @@ from trainer.idmap import IdMap
 from trainer.model.config import ModelConfig
 from trainer.model.recommender import Recommender
 
+Int64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+
 
 class HistoryToken(msgspec.Struct, frozen=True, kw_only=True):
     """One token of a history, as features.sequences.TOKEN has it."""
 
-    item_id: int
-    event_time_ms: int
-    actions: int
-    watch_ms: int = 0
-    price_minor: int = 0
+    item_id: Int64
+    event_time_ms: Int64
+    actions: UInt32
+    watch_ms: UInt32 = 0
+    price_minor: Int64 = 0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to score: a user's history in time order, the candidates, and the moment."""
 
-    user_id: int
+    user_id: Int64
     history: list[HistoryToken]
-    candidates: list[int]
-    time_ms: int
+    candidates: Annotated[list[Int64], msgspec.Meta(min_length=1)]
+    time_ms: Int64
 
 
 class Evaluator:
@@ -94,7 +98,6 @@ class Evaluator:
         batch = TokenBatch.from_columns(
             SequenceColumns(
                 user_ids=np.array([user_id]),
-                clocks_ms=np.array([time_ms]),
                 offsets=np.array([0, len(tokens)]),
                 num_targets=np.array([len(targets)]),
                 tokens=tokens,
@@ -107,15 +110,27 @@ class Evaluator:
         return torch.sigmoid(logits).numpy()
 
 
+def read_request(text: bytes) -> Request:
+    """A request from JSON.
+
+    Raises:
+        FreshetError: not one, a value out of range, or a history that goes back in time.
+    """
+    try:
+        request = msgspec.json.decode(text, type=Request)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FreshetError("request not readable", detail=str(error)) from error
+    if any(newer.event_time_ms < older.event_time_ms for older, newer in pairwise(request.history)):
+        raise FreshetError("history out of order", hint="sort it by event_time_ms, oldest first")
+    return request
+
+
 def main() -> None:
     """Answer one request from standard input."""
     parser = argparse.ArgumentParser(prog="python -m trainer.evaluate", description=__doc__)
     parser.add_argument("export", type=Path, help="directory of one export")
     evaluator = Evaluator.of_export(parser.parse_args().export)
-    try:
-        request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-    except msgspec.DecodeError as error:
-        raise FreshetError("request not readable", detail=str(error)) from error
+    request = read_request(sys.stdin.buffer.read())
     history = np.zeros(len(request.history), TOKEN)
     for name in TOKEN.names or ():
         history[name] = [getattr(token, name) for token in request.history]

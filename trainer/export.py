@@ -1,7 +1,7 @@
 """The export contract: what the trainer hands the publisher, one directory a hand-over.
 
     <exports>/<step, 12 digits>/
-        dense.safetensors        every dense weight, by its name in trainer.model.Recommender
+        dense.safetensors        every dense weight and the base-rate counters, by name in trainer.model.Recommender
         table.safetensors        item_weight float32[R,E]; row_ids int64[R]: raw item id of a row, -1 where none
         export.json              Export, written last: a directory without it does not exist
 
@@ -114,6 +114,13 @@ def read_export(path: Path) -> tuple[Export, dict[str, Tensor], dict[str, Tensor
         return export, load_file(path / _DENSE), load_file(path / _TABLE)
     except (OSError, ValueError, SafetensorError, msgspec.DecodeError) as error:
         raise BadExport("export not readable", detail=f"{path}: {error}") from error
+
+
+def drop_left_overs(directory: Path) -> None:
+    """Remove what killed writers left below `directory` under temporary names."""
+    for path in directory.glob(".[0-9]*.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 def drop_exports(directory: Path, *, keep: int) -> None:

@@ -58,7 +58,7 @@ class Learner:
         self._config = config
         self._ranks = ranks
         torch.manual_seed(config.seed)
-        self.model = Recommender(config.model).to(ranks.device)
+        self.model = Recommender(config.model, config.attention_backend).to(ranks.device)
         self._adam = torch.optim.Adam(self.model.parameters(), lr=config.dense_learning_rate)
         self.idmap = IdMap(config.table_rows)
         self.table = ItemTable(

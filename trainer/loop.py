@@ -5,16 +5,24 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import structlog
 import torch
 
+from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
 from trainer import metrics
-from trainer.checkpoint import Checkpoint, write_checkpoint
+from trainer.checkpoint import Checkpoint, drop_newer, write_checkpoint
 from trainer.config import RunConfig, TrainerConfig
-from trainer.export import Position, drop_exports, list_exports, write_export
+from trainer.export import (
+    Position,
+    drop_exports,
+    drop_left_overs,
+    list_exports,
+    write_export,
+)
 from trainer.ne_log import NeLog, StepLine
 from trainer.ranks import Ranks
 from trainer.session import Session, describe_export
@@ -54,8 +62,25 @@ def train(
         open_reader: gives a reader of this rank's partitions at these positions.
         graveyard: takes each record that is no message.
         stop: looked at between two steps.
+
+    Raises:
+        ConfigError: another trainer holds the checkpoint directory.
     """
     _fix_arithmetic(config, run)
+    hint = "stop the other trainer, or give this one other directories"
+    with lock_directory(run.checkpoint_dir, hint=hint) if ranks.is_first else nullcontext():
+        return _train(config, run, ranks, starts, open_reader, graveyard, stop)
+
+
+def _train(
+    config: TrainerConfig,
+    run: RunConfig,
+    ranks: Ranks,
+    starts: dict[int, int],
+    open_reader: Callable[[dict[int, Position]], Reader],
+    graveyard: Graveyard,
+    stop: StopSignal,
+) -> Session:
     session = Session(config, ranks, starts=starts, code_revision=run.code_revision)
     outputs = Outputs(session, run, ranks, graveyard)
     outputs.resume()
@@ -137,14 +162,32 @@ class Outputs:
     def resume(self) -> None:
         """Load the newest checkpoint and take back what was written after it."""
         path = self._session.resume(self._run.checkpoint_dir)
-        step = self._checkpoint_step = self._export_step = self._session.step
+        step = self._checkpoint_step = self._session.step
+        newest = self._take_back(step) if self._ranks.is_first else 0
+        self._export_step = self._ranks.from_first(newest)
         if not self._ranks.is_first:
             return
-        for export in list_exports(self._run.export_dir):
-            if int(export.name) > step:  # those steps come again, live perhaps in other batches
-                shutil.rmtree(export)
         self._ne_log = NeLog(self._run.ne_log, step=step)
         self._log.info("training_starts", step=step, checkpoint=str(path) if path else None)
+
+    def _take_back(self, step: int) -> int:
+        """Remove what is newer than `step`; the newest hand-over left, 0 for none.
+
+        An export is newer only where its checkpoint was damaged since: its step comes again, in a
+        live run perhaps with other weights.
+        """
+        drop_newer(self._run.checkpoint_dir, step=step)
+        drop_left_overs(self._run.export_dir)
+        newest = 0
+        for export in list_exports(self._run.export_dir):
+            if int(export.name) > step:
+                self._log.warning(
+                    "export_taken_back", export_step=int(export.name), checkpoint_step=step
+                )
+                shutil.rmtree(export)
+            else:
+                newest = int(export.name)
+        return newest
 
     def log(self, line: StepLine) -> None:
         """Append a step's line to the NE log."""
@@ -171,10 +214,13 @@ class Outputs:
         """Make the state durable and, if told to, hand it to the publisher. Collective.
 
         A hand-over is always of a checkpoint already on disk: no crash goes back behind a published
-        version, so one step number never names two different sets of weights.
+        version. Only the loss of that checkpoint can, and a start after it says so.
         """
         with metrics.stall_seconds.labels(write="export" if export else "checkpoint").time():
-            self._graveyard.flush()  # the checkpoint's positions are past what was buried
+            # The checkpoint is past what was buried and what was logged: neither comes again.
+            self._graveyard.flush()
+            if self._ne_log is not None:
+                self._ne_log.sync()
             checkpoint = self._session.checkpoint()
             self._checkpoint_step = self._session.step
             if export:

@@ -8,13 +8,16 @@ from typing import TextIO
 
 import msgspec
 
+from ingest.runtime.errors import FreshetError
 from trainer.quality import Sums, TaskRecord
 
 
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line: `num_targets` of this step, `total_targets` up to and with it.
+    """One line: `num_targets` this step learned, `total_targets` up to and with it.
 
-    `skipped` steps had a loss that was not finite: their targets were neither counted nor learned.
+    A `skipped` step had a loss or gradient that was not finite: it learned none. `tasks` are the
+    figures of what was scored, a skipped step's too where its logits were finite: to leave out what
+    the model failed on would flatter it.
     """
 
     step: int
@@ -55,13 +58,21 @@ class NeLog:
         self._file.write(msgspec.json.encode(line).decode() + "\n")
         self._file.flush()
 
+    def sync(self) -> None:
+        """Return when every line is on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
 def read_ne_log(path: Path) -> list[StepLine]:
-    """Every complete line of a log, in order."""
+    """Every complete line of a log, in order.
+
+    Raises:
+        FreshetError: a line cannot be read.
+    """
     return [line for line, _ in _complete_lines(path)]
 
 
@@ -70,33 +81,49 @@ class NeLogFollower:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._inode = 0
         self._num_bytes = 0
         self._lines: list[StepLine] = []
 
     def follow(self) -> list[StepLine]:
-        """Every complete line so far; none while there is no log."""
-        size = self._path.stat().st_size if self._path.exists() else 0
-        if size < self._num_bytes:  # a resumed run took lines back
-            self._num_bytes, self._lines = 0, []
-        if size > self._num_bytes:
-            with self._path.open("rb") as file:
-                file.seek(self._num_bytes)
-                complete = file.read().rpartition(b"\n")[0]
-            texts = complete.splitlines(keepends=True)
-            self._lines += [msgspec.json.decode(text, type=StepLine) for text in texts]
-            self._num_bytes += len(complete) + (1 if complete else 0)
+        """Every complete line so far; none while there is no log.
+
+        Raises:
+            FreshetError: a line cannot be read.
+        """
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return self._lines
+        with file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:  # a resumed run takes lines back by writing another file
+                self._inode, self._num_bytes, self._lines = inode, 0, []
+            file.seek(self._num_bytes)
+            complete = [text for text in file if text.endswith(b"\n")]
+        self._lines += [_decode(text, self._path) for text in complete]
+        self._num_bytes += sum(map(len, complete))
         return self._lines
 
 
-def _complete_lines(path: Path) -> list[tuple[StepLine, str]]:
-    with path.open(encoding="utf-8") as file:
-        return [
-            (msgspec.json.decode(text, type=StepLine), text) for text in file if text.endswith("\n")
-        ]
+def _complete_lines(path: Path) -> list[tuple[StepLine, bytes]]:
+    with path.open("rb") as file:
+        return [(_decode(text, path), text) for text in file if text.endswith(b"\n")]
+
+
+def _decode(text: bytes, path: Path) -> StepLine:
+    try:
+        return msgspec.json.decode(text, type=StepLine)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FreshetError(
+            "step log not readable",
+            detail=f"{path}: {error}; the line is {text[:80]!r}.",
+            hint="mend the line, or move the file away: it is then begun anew",
+        ) from error
 
 
 def _keep_until(path: Path, step: int) -> None:
     kept = [text for line, text in _complete_lines(path) if line.step <= step]
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     temporary.replace(path)

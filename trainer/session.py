@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from features.sequences import SCHEMA, decode_columns
+from ingest.runtime.errors import ConfigError
 from trainer import metrics
 from trainer.batch import TokenBatch
 from trainer.checkpoint import Checkpoint, State, find_newest, read_checkpoint, require_same
@@ -19,7 +20,7 @@ from trainer.learner import Learner, Scored
 from trainer.ne_log import StepLine, task_figures
 from trainer.quality import ItemRates, Sums, TaskRecord, Window, step_sums
 from trainer.ranks import Ranks
-from trainer.stream import MessageBatch
+from trainer.stream import MessageBatch, owned_partitions
 from trainer.table import TableState
 
 
@@ -36,14 +37,14 @@ class Session:
         self._config = config
         self._ranks = ranks
         self._code_revision = code_revision
+        self._partitions = frozenset(starts)
         self.learner = Learner(config, ranks)
         self.step = 0
         self.num_targets = 0
         self.clock_ms = -1
         self.positions = {
-            partition: Position(offset=offset)
-            for partition, offset in starts.items()
-            if partition % ranks.world == ranks.rank
+            partition: Position(offset=starts[partition])
+            for partition in owned_partitions(starts, rank=ranks.rank, world=ranks.world)
         }
         self.records = {
             task: TaskRecord(window=Window(config.window_targets))
@@ -64,6 +65,13 @@ class Session:
         checkpoint = read_checkpoint(path)
         state, tensors = checkpoint.state, checkpoint.tensors
         require_same(state, self._config.to_dict(), SCHEMA.decode())
+        lost = sorted(state.positions.keys() - self._partitions)
+        if lost:
+            raise ConfigError(
+                "the checkpoint has partitions the topic lacks",
+                detail=f"{lost}; the topic has {sorted(self._partitions)}.",
+                hint="restore the topic, or give another checkpoint directory",
+            )
         self.step, self.num_targets = state.step, state.num_targets
         self.clock_ms = state.clock_ms
         # A partition that is new since begins at its first offset.
@@ -75,9 +83,7 @@ class Session:
             table=TableState(weight=table["weight"], momentum=table["momentum"]),
             row_ids=table["row_ids"].numpy(),
         )
-        self.records = {
-            task: state.quality.get(task, record) for task, record in self.records.items()
-        }
+        self.records = {task: state.quality[task] for task in self.records}
         if self._ranks.is_first:
             rates = tensors["rates"]
             self._rates = ItemRates.from_counts(rates["shown"].numpy(), rates["positives"].numpy())
@@ -90,15 +96,16 @@ class Session:
         scored = self.learner.score(tokens, step=self.step)
         num_targets, figures = self._observe(scored, batch)
         learned = self.learner.learn(scored)
+        trained = num_targets if learned else 0
         self.step += 1
-        self.num_targets += num_targets
+        self.num_targets += trained
         if batch is not None:
             self.positions = batch.positions
         self._count(scored, batch, learned=learned)
         metrics.step_seconds.observe(time.perf_counter() - started_seconds)
         return StepLine(
             step=self.step,
-            num_targets=num_targets,
+            num_targets=trained,
             total_targets=self.num_targets,
             clock_ms=self.clock_ms,
             skipped=not learned,

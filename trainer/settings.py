@@ -48,12 +48,18 @@ class TrainerSettings(KafkaSettings):
     stop_at_clock_ms: int | None = Field(
         default=None, description="End when every partition's clock is here (UTC milliseconds)."
     )
-    metrics_port: int = Field(default=0, description="Port of /metrics; 0 picks a free one.")
+    metrics_port: int = Field(
+        default=0, description="Port of rank 0's /metrics, rank r's is r higher; 0 picks free ones."
+    )
     table_rows: int | None = Field(default=None, description="Rows of the table, not the recipe's.")
     token_budget: int | None = Field(
         default=None, description="Tokens of a full batch, not the recipe's."
     )
     threads: int | None = Field(default=None, description="CPU threads, not the recipe's.")
+    attention_backend: str = Field(
+        default="auto",
+        description="How attention is computed: auto, or a name of interval attention's backends.",
+    )
     seed: int = Field(default=0, description="Seed of the initial weights and the negatives.")
     code_revision: str | None = Field(
         default=None,
@@ -74,6 +80,7 @@ class TrainerSettings(KafkaSettings):
             token_budget=config.token_budget if self.token_budget is None else self.token_budget,
             threads=config.threads if self.threads is None else self.threads,
             seed=self.seed,
+            attention_backend=self.attention_backend,
         )
 
     def run_config(self) -> RunConfig:

@@ -6,11 +6,13 @@ from typing import Any, Protocol
 
 from features.sequences import CorruptSequence
 from ingest.runtime.errors import BrokerError
-from ingest.runtime.kafka import Record, make_producer
+from ingest.runtime.kafka import KafkaError, Record, make_producer
 from ingest.runtime.topics import SEQUENCES_DEAD
 from trainer import metrics
 from trainer.export import Position
 from trainer.stream import Batcher, Merge, MessageBatch, read_message
+
+_MAX_UNDER_WAY = 1_000  # a log of nothing but corrupt records brings no checkpoint to flush at
 
 
 class Reader(Protocol):
@@ -46,19 +48,26 @@ class DeadLetters:
         self._sent: list[Any] = []
 
     def send(self, record: Record, error: CorruptSequence) -> None:
-        """Write one; the key names the source, so a repeat after a crash can be told."""
+        """Write one; the key names the source, so a repeat after a crash can be told.
+
+        Raises:
+            BrokerError: it, or one before it, was not taken.
+        """
         source = f"{self._topic}/{record.partition}/{record.offset}".encode()
-        sent = self._producer.send(
-            SEQUENCES_DEAD,
-            key=source,
-            value=record.value,
-            headers=[
-                ("reason", error.primary.encode()),
-                ("detail", error.detail.encode()),
-                ("source", source),
-            ],
-        )
+        headers = [
+            ("reason", error.primary.encode()),
+            ("detail", error.detail.encode()),
+            ("source", source),
+        ]
+        try:
+            sent = self._producer.send(
+                SEQUENCES_DEAD, key=source, value=record.value, headers=headers
+            )
+        except KafkaError as failure:
+            raise _write_failed(failure) from failure
         self._sent.append(sent)
+        if len(self._sent) >= _MAX_UNDER_WAY:
+            self.flush()
 
     def flush(self) -> None:
         """Wait until everything sent is acknowledged.
@@ -68,17 +77,22 @@ class DeadLetters:
         """
         if not self._sent:
             return
-        self._producer.flush()
+        try:
+            self._producer.flush()
+        except KafkaError as failure:
+            raise _write_failed(failure) from failure
         for sent in self._sent:
             if not sent.succeeded():
-                raise BrokerError(
-                    f"writing {SEQUENCES_DEAD} failed", detail=repr(sent.exception), retriable=True
-                )
+                raise _write_failed(sent.exception)
         self._sent.clear()
 
     def close(self) -> None:
         """Flush and leave the broker."""
         self._producer.close()
+
+
+def _write_failed(error: object) -> BrokerError:
+    return BrokerError(f"writing {SEQUENCES_DEAD} failed", detail=repr(error), retriable=True)
 
 
 class Source:

@@ -12,16 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
-from features.sequences import (
-    HEADER,
-    HEADER_STRUCT,
-    TOKEN,
-    CorruptSequence,
-    Kind,
-    message_kind,
-)
+from features.sequences import HEADER_STRUCT, Kind, check_message
 from ingest.runtime.kafka import Record
 from trainer.export import Position
 
@@ -38,7 +29,6 @@ class Message(NamedTuple):
     partition: int
     offset: int
     num_tokens: int
-    num_targets: int
     value: bytes
     arrived_seconds: float
 
@@ -54,26 +44,14 @@ def read_message(record: Record, *, max_history: int, arrived_seconds: float) ->
     Raises:
         CorruptSequence: not a message of this schema, not this partition's, or with a negative id.
     """
-    kind = message_kind(record.value)
-    _, _, partition, _, user_id, clock_ms, _, _, num_tokens, num_targets = (
-        HEADER_STRUCT.unpack_from(record.value)
+    kind = check_message(record.value, record.partition)
+    _, _, partition, _, _, clock_ms, _, _, num_tokens, num_targets = HEADER_STRUCT.unpack_from(
+        record.value
     )
-    if partition != record.partition:
-        raise CorruptSequence(
-            "sequence message in another partition",
-            detail=f"It says {partition} and lies in {record.partition}.",
-        )
     if kind is Kind.PROGRESS:
-        return Message(clock_ms, partition, record.offset, -1, 0, b"", arrived_seconds)
-    items = np.frombuffer(record.value, TOKEN, num_tokens, HEADER.itemsize)["item_id"]
-    if user_id < 0 or (num_tokens and int(items.min()) < 0):
-        raise CorruptSequence(
-            "negative id in a sequence", detail=f"User {user_id}, items {items[items < 0][:3]}."
-        )
+        return Message(clock_ms, partition, record.offset, -1, b"", arrived_seconds)
     kept = min(num_tokens - num_targets, max_history) + num_targets
-    return Message(
-        clock_ms, partition, record.offset, kept, num_targets, record.value, arrived_seconds
-    )
+    return Message(clock_ms, partition, record.offset, kept, record.value, arrived_seconds)
 
 
 @dataclass
@@ -112,10 +90,10 @@ class Merge:
 
     Example:
         >>> merge = Merge({0: Position(offset=0), 1: Position(offset=0)})
-        >>> merge.push(Message(5, 0, 0, 1, 1, b"", 0.0))
+        >>> merge.push(Message(5, 0, 0, 1, b"", 0.0))
         >>> merge.pop(now_seconds=0.0) is None  # partition 1 may still come with clock 4
         True
-        >>> merge.push(Message(6, 1, 0, -1, 0, b"", 0.0))
+        >>> merge.push(Message(6, 1, 0, -1, b"", 0.0))
         >>> merge.pop(now_seconds=0.0).offset
         0
     """
@@ -162,7 +140,7 @@ class Merge:
         line = self._lines[partition]
         if not line.ended:
             # Kept in line, so that a position never points past untrained messages before it.
-            line.waiting.append(Message(-1, partition, offset, -1, 0, b"", 0.0))
+            line.waiting.append(Message(-1, partition, offset, -1, b"", 0.0))
             line.pass_progress()
 
     def pop(self, *, now_seconds: float) -> Message | None:
@@ -211,8 +189,6 @@ class MessageBatch:
     """Messages to train in one step, and where training stands after it."""
 
     values: tuple[bytes, ...]
-    num_tokens: int
-    num_targets: int
     clock_ms: int
     positions: dict[int, Position]
 
@@ -260,8 +236,6 @@ class Batcher:
     def _cut(self) -> MessageBatch:
         batch = MessageBatch(
             values=tuple(message.value for message in self._forming),
-            num_tokens=self._num_tokens,
-            num_targets=sum(message.num_targets for message in self._forming),
             clock_ms=max(message.clock_ms for message in self._forming),
             positions=self._merge.positions(),
         )

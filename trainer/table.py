@@ -103,13 +103,15 @@ class ItemTable:
         block = -(-self.num_rows // self._ranks.world)
         padded = shard.new_zeros((block, *shard.shape[1:]))
         padded[: len(shard)] = shard.detach()
-        whole = (
-            [torch.empty_like(padded) for _ in range(self._ranks.world)]
-            if self._ranks.rank == 0
-            else None
-        )
-        dist.gather(padded, whole, dst=0)
-        return None if whole is None else torch.cat(whole)[: self.num_rows].cpu()
+        if not self._ranks.is_first:
+            dist.send(padded, dst=0)
+            return None
+        blocks = [padded.to("cpu", copy=True)]
+        # One block at a time: the whole table need not fit beside rank 0's shard on its device.
+        for rank in range(1, self._ranks.world):
+            dist.recv(padded, src=rank)
+            blocks.append(padded.to("cpu", copy=True))
+        return torch.cat(blocks)[: self.num_rows]
 
     def load(self, state: TableState) -> None:
         """Take the own rows of a whole table; the number of ranks may differ from the writer's."""

@@ -19,6 +19,17 @@ class ServingClient:
         self.url = url
         self._http = httpx.Client(base_url=url, timeout=30)
 
+    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **request)
+        except httpx.HTTPError as error:
+            raise FreshetError(
+                "serving does not answer",
+                detail=f"{method} {self.url}{path}: {error!r}.",
+                hint="read its log",
+                retriable=True,
+            ) from error
+
     def _json(self, response: httpx.Response) -> Any:
         if response.status_code != httpx.codes.OK:
             raise FreshetError(
@@ -29,7 +40,7 @@ class ServingClient:
 
     def versions(self) -> list[ServedVersion]:
         """Every version served so far."""
-        found = self._json(self._http.get("/versions"))["versions"]
+        found = self._json(self._ask("GET", "/versions"))["versions"]
         return [
             ServedVersion(
                 version=each["version"],
@@ -41,7 +52,7 @@ class ServingClient:
 
     def user(self, user_id: int) -> list[dict[str, Any]]:
         """A user's recent tokens as serving keeps them; empty when it knows none."""
-        response = self._http.get(f"/users/{user_id}", params={"limit": _ALL_TOKENS})
+        response = self._ask("GET", f"/users/{user_id}", params={"limit": _ALL_TOKENS})
         if response.status_code == httpx.codes.NOT_FOUND:
             return []
         return list(self._json(response)["tokens"])
@@ -49,11 +60,11 @@ class ServingClient:
     def rank(self, user_id: int, candidates: list[int], time_ms: int) -> dict[str, Any]:
         """Scores of candidates for a user."""
         body = {"user_id": user_id, "candidates": candidates, "time_ms": time_ms}
-        return dict(self._json(self._http.post("/rank", json=body)))
+        return dict(self._json(self._ask("POST", "/rank", json=body)))
 
     def recommend(self, user_id: int, k: int) -> dict[str, Any]:
         """The k best items for a user."""
-        return dict(self._json(self._http.post("/recommend", json={"user_id": user_id, "k": k})))
+        return dict(self._json(self._ask("POST", "/recommend", json={"user_id": user_id, "k": k})))
 
     def close(self) -> None:
         """Drop the connections."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deploy.broker import ROOT
@@ -17,6 +18,7 @@ from ingest.events import Event, InvalidEvent, decode_record
 from ingest.producer import EventProducer
 from ingest.replay import OnProgress, ReplayConfig, replay
 from ingest.runtime.errors import ConfigError
+from ingest.runtime.service import StopSignal
 
 # Tasks are chosen by samples from all over the log: some actions begin late in it.
 _NUM_SAMPLES = 25
@@ -41,11 +43,19 @@ class DemoLog:
         self._log = log
         self._truth = truth
         self._state = options.directory / "replay"
-        self.name = log.name
+        self.name = Path(options.data).stem
         self.num_events = min(options.events, len(log)) if options.events else len(log)
         if self.num_events < 2:
             raise ConfigError("too few events", detail=f"{self.num_events} in {log.name}.")
-        self.tasks = choose_tasks(self._actions())
+        actions = self._actions()
+        self.tasks = choose_tasks(actions)
+        if not self.tasks:
+            raise ConfigError(
+                "the log teaches no task",
+                detail=f"Its actions are {dict(actions)}; a task needs some events that are "
+                f"positive and some that are not, of {', '.join(_TASK_ACTIONS.values())}.",
+                hint="choose another log",
+            )
         self.num_dead_at_door = 0
 
     @property
@@ -70,8 +80,9 @@ class DemoLog:
         speed: float | None = None,
         events_per_second: float | None = None,
         on_progress: OnProgress | None = None,
+        halt: StopSignal | None = None,
     ) -> None:
-        """Replay rows start..stop; behind the last row heartbeats let out what still waits."""
+        """Replay rows start..stop until asked to stop; behind the last row heartbeats let out what still waits."""
         summary = replay(
             self._log,
             producer,
@@ -84,6 +95,7 @@ class DemoLog:
                 flush_after_ms=(LONGEST_WAIT_MS + 1 if stop == self.num_events else None),
             ),
             on_progress=on_progress,
+            stop=halt,
         )
         self.num_dead_at_door += summary.num_dead
 
@@ -157,7 +169,7 @@ def choose_tasks(actions: Mapping[str, int]) -> tuple[str, ...]:
         task: actions.get(action, 0) / max(total, 1) for task, action in _TASK_ACTIONS.items()
     }
     chosen = [t for t, share in shares.items() if _LEAST_SHARE <= share <= 1 - _LEAST_SHARE]
-    return tuple(chosen) or ("click",)
+    return tuple(chosen)
 
 
 def summary_differs(expected: Mapping[str, int], summary: Mapping[str, Any]) -> list[str]:

@@ -7,9 +7,11 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from deploy.conservation import Audit
@@ -25,12 +27,17 @@ from deploy.freshness import LearnedEvent, first_served_ms
 from deploy.stack import LocalStack, StackConfig, scrape
 from ingest.producer import EventProducer
 from ingest.replay import ReplayProgress
+from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import TopicReader, read_all
+from ingest.runtime.service import StopSignal
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SNAPSHOTS
 
 _DRAIN_SECONDS = 1800.0
 _SETTLE_SECONDS = 180.0
 _NUM_PARITY_USERS = 20
+_MARKER = ".freshet-demo"
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         FreshetError: a service ended, or something took far too long; nothing is left running.
     """
     started = time.monotonic()
-    shutil.rmtree(options.directory, ignore_errors=True)
-    options.directory.mkdir(parents=True)
     log = open_demo_log(options)
+    _claim(options.directory)
     console.print(f"{log.name}: {log.num_events:,} events; tasks {', '.join(log.tasks)}")
     config = StackConfig(directory=options.directory, settings=log.settings)
     with LocalStack(config) as stack:
@@ -62,14 +68,31 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         try:
             measured = demo.replay_all()
             summary = demo.conclude(measured)
+            summary["seconds"] |= {"start": ready - started, "total": time.monotonic() - started}
+            path = options.directory / "summary.json"
+            path.write_text(json.dumps(summary, indent=2) + "\n")
+            demo.draw(measured)
         finally:
             demo.watch.close()
-        summary["seconds"] |= {"start": ready - started, "total": time.monotonic() - started}
-    (options.directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     save_page(summary, options.directory / "summary.html")
     render(summary, console)
     console.print(f"summary.json, summary.html, ne.png, freshness.png: {options.directory}")
     return summary
+
+
+def _claim(directory: Path) -> None:
+    """Wipe what an earlier demo left in `directory`, and nothing else."""
+    marker = directory / _MARKER
+    if directory.exists():
+        if not marker.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ConfigError(
+                "directory is not a demo's",
+                detail=f"{directory} holds something else; a demo wipes its directory first.",
+                hint="choose a new or empty one",
+            )
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    marker.touch()
 
 
 def _start(stack: LocalStack, console: Console) -> None:
@@ -131,22 +154,29 @@ class _Demo:
         def note(progress: ReplayProgress) -> None:
             self.sent.num_sent = progress.row
 
+        halt = StopSignal()
+
         def send() -> None:
             with EventProducer(self.stack.bootstrap) as producer:
                 self.log.send(
                     producer, start, stop,
-                    speed=speed, events_per_second=events_per_second, on_progress=note,
+                    speed=speed, events_per_second=events_per_second,
+                    on_progress=note, halt=halt,
                 )  # fmt: skip
 
         with ThreadPoolExecutor(1, "replay") as pool:
             sending = pool.submit(send)
-            self.watch.until("the replay", sending.done, timeout_seconds=float("inf"))
-            sending.result()
+            try:
+                self.watch.until("the replay", sending.done, timeout_seconds=float("inf"))
+                sending.result()
+            finally:
+                halt.request()  # the pool waits for its thread, whatever ended the watch
 
     def conclude(self, measured: Measured) -> dict[str, Any]:
         """Everything that is asked of the run once all of it is served."""
-        freshness = self._freshness(measured.tail_starts)
-        steps = self.watch.steps()
+        ages = self._ages(measured.tail_starts)[0]
+        # A copy: the log's own targets, without the action sent below.
+        steps = list(self.watch.steps())
         conservation = conservation_summary(self._audit())
         expected = self.log.expected()
         if expected is not None:
@@ -154,10 +184,6 @@ class _Demo:
         recommendations = before_and_after(
             self.watch, self.stack.bootstrap, self.log.primary_action
         )
-        floor = self.log.ne_floor()
-        curves = {task: curve(steps, task) for task in tasks_of(steps)}
-        plot_ne(curves, self.options.directory / "ne.png", floor)
-        plot_freshness(freshness["versions"], self.options.directory / "freshness.png")
         return {
             "data": self.log.name,
             **conservation,
@@ -165,8 +191,12 @@ class _Demo:
             "tokens_per_second": measured.tokens_per_second,
             **ne_summary(steps),
             "ne_base": 1.0,
-            "ne_floor": floor,
-            "freshness_seconds": freshness["seconds"],
+            "ne_floor": self.log.ne_floor(),
+            "freshness_seconds": {
+                "p50": float(np.percentile(ages, 50)) if len(ages) else None,
+                "p99": float(np.percentile(ages, 99)) if len(ages) else None,
+                "num_events": len(ages),
+            },
             "versions_published": len(read_all(self.stack.bootstrap, SNAPSHOTS)),
             "versions_served": len(self.watch.versions()),
             **compare_scores(self.watch.client, self.stack.snapshots, self._newest_users()),
@@ -178,7 +208,25 @@ class _Demo:
         users = dict.fromkeys(reversed(self.watch.sequences.account.recent_users))
         return list(users)[:_NUM_PARITY_USERS]
 
-    def _freshness(self, tail_starts: dict[int, int]) -> dict[str, Any]:
+    def draw(self, measured: Measured) -> None:
+        """Draw NE over the stream and the freshness of every version."""
+        steps = self.watch.steps()
+        curves = {task: curve(steps, task) for task in tasks_of(steps)}
+        plot_ne(curves, self.options.directory / "ne.png", self.log.ne_floor())
+        ages, served = self._ages(measured.tail_starts)
+        names = {version.loaded_at_ms: version.version for version in self.watch.versions()}
+        bars = [
+            VersionFreshness(
+                version=names[int(at)],
+                p50_seconds=float(np.median(ages[served == at])),
+                max_seconds=float(ages[served == at].max()),
+            )
+            for at in np.unique(served)
+        ]
+        plot_freshness(bars, self.options.directory / "freshness.png")
+
+    def _ages(self, tail_starts: dict[int, int]) -> tuple[Floats, Floats]:
+        """Seconds from arrival to served, and when that was, of every served event of the tail."""
         arrivals = _arrivals(self.stack.bootstrap, tail_starts)
         events = [
             LearnedEvent(
@@ -186,27 +234,16 @@ class _Demo:
             )
             for partition, offset, message in self.watch.sequences.account.opened_since(tail_starts)
         ]
-        versions = self.watch.versions()
-        served = first_served_ms(events, versions)
+        served = first_served_ms(events, self.watch.versions())
         ages = (served - np.asarray([event.arrival_ms for event in events])) / 1000
-        names = {version.loaded_at_ms: version.version for version in versions}
-        bars = [
-            VersionFreshness(
-                version=names[int(at)],
-                p50_seconds=float(np.median(ages[served == at])),
-                max_seconds=float(ages[served == at].max()),
-            )
-            for at in np.unique(served[~np.isnan(served)])
-        ]
-        p50, p99 = np.percentile(ages[~np.isnan(ages)], [50, 99])
-        seconds = {"p50": float(p50), "p99": float(p99), "num_events": len(events)}
-        return {"seconds": seconds, "versions": bars}
+        return ages[~np.isnan(ages)], served[~np.isnan(ages)]
 
     def _audit(self) -> Audit:
         account = self.watch.sequences.follow()
         steps = self.watch.steps()
         return Audit(
             counters=account.counters(),
+            events_sent=self.log.num_events,
             events_in_topic=sum(self.watch.event_ends().values()),
             targets_in_topic=account.num_targets(),
             distinct_targets=account.num_distinct_targets(),

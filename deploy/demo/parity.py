@@ -9,6 +9,7 @@ from safetensors.torch import load
 
 from deploy.demo.client import ServingClient
 from features.sequences import TOKEN
+from ingest.runtime.errors import FreshetError
 from publisher.settings import PublisherSettings
 from publisher.snapshots import DENSE, TABLE, SnapshotStore
 from trainer.evaluate import Evaluator
@@ -46,5 +47,9 @@ def compare_scores(
         )
         of_server = np.array([served["scores"][task] for task in evaluator.config.task_names]).T
         num_scores += trained.size
-        worst = max(worst, float(np.abs(trained - of_server).max()))
+        worst = float(np.maximum(worst, np.abs(trained - of_server).max()))
+    if not num_scores or np.isnan(worst):
+        raise FreshetError(
+            "score parity could not be measured", detail=f"{num_scores} scores, worst {worst}."
+        )
     return {"parity_max_abs_error": worst, "parity_num_scores": num_scores}

@@ -48,7 +48,7 @@ def plot_ne(curves: Mapping[str, Curve], path: Path, floor: Mapping[str, float])
         if task in floor:
             axis.axhline(floor[task], color=_MODEL, linestyle="--", label="known floor")
         axis.set(title=task, xlabel="targets seen", ylabel="normalized entropy, windowed")
-        axis.set_ylim(top=min(1.3, max(*curve.model, *curve.baseline, 1.0) + 0.05))
+        axis.set_ylim(top=min(1.3, max([*curve.model, *curve.baseline, 1.0]) + 0.05))
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -13,13 +13,13 @@ _LAST_FIFTH = 0.2
 
 def tasks_of(lines: list[StepLine]) -> tuple[str, ...]:
     """The tasks of which both classes were seen."""
-    names = lines[-1].tasks if lines else {}
+    names = dict.fromkeys(name for line in lines for name in line.tasks)
     return tuple(name for name in names if stretch(lines, name).ne is not None)
 
 
 def stretch(lines: list[StepLine], task: str) -> Sums:
     """A task's sums over some steps."""
-    return sum((_sums(line, task) for line in lines if not line.skipped), Sums())
+    return sum((_sums(line, task) for line in lines if task in line.tasks), Sums())
 
 
 def last_fifth(lines: list[StepLine]) -> list[StepLine]:

@@ -92,15 +92,21 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
 def _speed(summary: Mapping[str, Any]) -> Table:
     fresh = summary["freshness_seconds"]
     rows = {
         "events per second, end to end": f"{summary['events_per_second']:,.0f}",
         "tokens trained per second": f"{summary['tokens_per_second']:,.0f}",
-        "freshness, arrival to served, p50 / p99": f"{fresh['p50']:.2f} s / {fresh['p99']:.2f} s",
+        "freshness, arrival to served, p50 / p99": f"{_seconds(fresh['p50'])} / "
+        f"{_seconds(fresh['p99'])}",
         "versions published / served": f"{summary['versions_published']} / "
         f"{summary['versions_served']}",
-        "trainer and server scores differ by at most": f"{summary['parity_max_abs_error']:.1e}",
+        "trainer and server scores differ by": f"{summary['parity_max_abs_error']:.1e} at most, "
+        f"of {summary['parity_num_scores']:,}",
         "seconds in all": f"{summary['seconds']['total']:.0f}",
     }
     table = Table(show_header=False, title="Speed and freshness", title_justify="left")
@@ -112,8 +118,7 @@ def _speed(summary: Mapping[str, Any]) -> Table:
 def _recommendations(found: Mapping[str, Any]) -> Table:
     action = found["action"]
     table = Table(
-        title=f"For user {found['user_id']}, before and after {action['action']!r} on item "
-        f"{action['item_id']}",
+        title=f"User {found['user_id']}, {action['action']} on item {action['item_id']}",
         title_justify="left",
     )
     for name in ("rank", "before", "score", "after", "score"):

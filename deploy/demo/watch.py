@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from deploy.demo.client import ServingClient
+from deploy.demo.data import LONGEST_WAIT_MS
 from deploy.demo.quality import stretch, tasks_of
 from deploy.freshness import ServedVersion
 from deploy.sequence_log import SequenceLog
@@ -58,11 +58,12 @@ class Watch:
         return self._steps.follow()
 
     def versions(self) -> list[ServedVersion]:
-        """Every version served; none while serving does not answer yet."""
-        try:
-            return self.client.versions()
-        except httpx.HTTPError:
-            return []
+        """Every version served so far.
+
+        Raises:
+            FreshetError: serving does not answer.
+        """
+        return self.client.versions()
 
     def until(self, what: str, condition: Callable[[], bool], *, timeout_seconds: float) -> None:
         """Show the run until `condition` holds.
@@ -90,9 +91,15 @@ class Watch:
 
         def served() -> bool:
             account = self.sequences.follow()
-            return account.closed(ends) and any(
-                account.learned_by(version.positions) for version in self.versions()
-            )
+            if not account.closed(ends):
+                return False
+            if not account.num_targets():
+                raise FreshetError(
+                    "nothing to learn yet",
+                    detail="The events sent so far let no token out: they span too little time.",
+                    hint=f"send a log of more than {LONGEST_WAIT_MS // 60_000} minutes",
+                )
+            return any(account.learned_by(version.positions) for version in self.versions())
 
         self.until("a served version that has learned all", served, timeout_seconds=timeout_seconds)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.adapters.ids import HashedIds
-from ingest.adapters.log import Refusal, Rows
+from ingest.adapters.log import Identity, Refusal, Rows
 from ingest.events import ACTIONS, Event, encode_record, partition_key
 
 ABSENT = -1
@@ -46,9 +46,7 @@ class ColumnLog:
     sends the same event.
     """
 
-    def __init__(
-        self, name: str, identity: dict[str, str | int], columns: Columns, ids: HashedIds
-    ) -> None:
+    def __init__(self, name: str, identity: Identity, columns: Columns, ids: HashedIds) -> None:
         self.name = name
         self.identity = identity
         self.ids = ids

@@ -12,6 +12,8 @@ from ingest.runtime.errors import FreshetError
 
 _HEAD_BYTES = 1 << 16
 
+Identity = dict[str, str | int]
+
 
 class LogError(FreshetError):
     """A log that cannot be read: missing, empty, damaged, or with the wrong columns."""
@@ -45,7 +47,7 @@ class EventLog(Protocol):
         """Short name; part of generated event ids and of file names."""
 
     @property
-    def identity(self) -> dict[str, str | int]:
+    def identity(self) -> Identity:
         """What must be equal for a row number to mean the same row."""
 
     @property
@@ -69,7 +71,7 @@ class RecordLog:
     def __init__(
         self,
         name: str,
-        identity: dict[str, str | int],
+        identity: Identity,
         *,
         keys: list[bytes | None],
         values: list[bytes],
@@ -113,7 +115,7 @@ def require_file(path: Path) -> None:
         raise LogError("log is empty", detail=f"{path} has 0 bytes.")
 
 
-def file_identity(path: Path) -> dict[str, str | int]:
+def file_identity(path: Path) -> Identity:
     """Path, length, time of change and a checksum of the head: enough to notice another file."""
     stat = path.stat()
     with path.open("rb") as file:
@@ -124,3 +126,8 @@ def file_identity(path: Path) -> dict[str, str | int]:
         "modified_ns": stat.st_mtime_ns,
         "head_sha256": head,
     }
+
+
+def file_log_name(path: Path, identity: Identity) -> str:
+    """Name of a file's log: equal file names are common (`day=1/part-0`), generated ids are not."""
+    return f"{path.name.split('.')[0][:64]}-{str(identity['head_sha256'])[:8]}"

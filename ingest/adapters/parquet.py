@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ingest.adapters.columns import ABSENT, ACTION_CODES, ColumnLog, Columns, Floats, Ints
 from ingest.adapters.ids import HashedIds
-from ingest.adapters.log import LogError, Refusal, file_identity, require_file
+from ingest.adapters.log import LogError, Refusal, file_identity, file_log_name, require_file
 from ingest.events import MAX_DURATION_MS, MAX_ID, MAX_PRICE_MINOR, MAX_TIME_MS
 
 MAX_ROWS = 100_000_000
@@ -43,11 +43,12 @@ def open_parquet(path: Path) -> ColumnLog:
     """
     require_file(path)
     try:
+        identity = file_identity(path)
         table = _read(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise LogError("not a readable Parquet file", detail=f"{path}: {error}.") from error
     ids = HashedIds()
-    return ColumnLog(path.stem, file_identity(path), columns_of(table, ids), ids)
+    return ColumnLog(file_log_name(path, identity), identity, columns_of(table, ids), ids)
 
 
 def _read(path: Path) -> pa.Table:
@@ -125,7 +126,7 @@ def _wrong_type(name: str, found: pa.DataType, wanted: str) -> LogError:
 
 
 def _times(column: pa.ChunkedArray, refuse: Refuse) -> Ints:
-    """Milliseconds; a row without a time takes the one before, so that it keeps its place."""
+    """Milliseconds; a row without a time takes the one before, the first rows the one after."""
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
     as_float = _floats(column, "timestamp_ms")
@@ -133,7 +134,7 @@ def _times(column: pa.ChunkedArray, refuse: Refuse) -> Ints:
     refuse(bad, "invalid_field", "timestamp_ms is absent or outside 1970 to 2100")
     # float64 holds every millisecond until 2100 exactly.
     time_ms = np.where(bad, 0, as_float).astype(np.int64)
-    last_good = np.maximum.accumulate(np.where(bad, 0, np.arange(len(bad))))
+    last_good = np.maximum.accumulate(np.where(bad, np.argmin(bad), np.arange(len(bad))))
     filled: Ints = time_ms[last_good]
     return filled
 

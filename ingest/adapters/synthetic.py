@@ -9,6 +9,7 @@ and a `purchase`: all of one user and item within FOLD_MS, so they fold into one
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,12 @@ class SyntheticConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} must be a fraction", detail=f"It is {value}.")
+        if self.seed < 0:
+            raise ConfigError("seed must not be negative", detail=f"It is {self.seed}.")
+        for name in ("base_log_odds", "taste", "quality"):
+            value = getattr(self, name)
+            if not math.isfinite(value):
+                raise ConfigError(f"{name} must be finite", detail=f"It is {value}.")
         if not 0 <= self.disorder_ms <= 5_000:
             raise ConfigError(
                 "disorder_ms must be from 0 to 5000", detail=f"It is {self.disorder_ms}."

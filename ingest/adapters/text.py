@@ -15,7 +15,15 @@ import msgspec
 import numpy as np
 
 from ingest.adapters.ids import HashedIds
-from ingest.adapters.log import LogError, RecordLog, Refusal, file_identity, require_file
+from ingest.adapters.log import (
+    Identity,
+    LogError,
+    RecordLog,
+    Refusal,
+    file_identity,
+    file_log_name,
+    require_file,
+)
 from ingest.events import MAX_EVENT_BYTES, MAX_ID, Event, encode_record, partition_key
 
 MAX_ROWS = 5_000_000
@@ -43,7 +51,7 @@ class _Sorter:
         self._path = path
         self._keys: list[bytes | None] = []
         self._values: list[bytes] = []
-        self._times_ms: list[int] = []
+        self._times_ms: list[int | None] = []
         self._refused: dict[int, Refusal] = {}
 
     def __len__(self) -> int:
@@ -52,32 +60,34 @@ class _Sorter:
     def add(
         self, key: bytes | None, value: bytes, time_ms: int | None, refusal: Refusal | None = None
     ) -> None:
-        """Take a row; one without a time keeps its place behind the row before."""
+        """Take a row; one without a time takes that of the row before, the first ones the next."""
         if len(self._values) >= MAX_ROWS:
             raise LogError(
                 "log is too large to sort in memory",
                 detail=f"{self._path} has more than {MAX_ROWS} rows.",
                 hint="split it by time and replay the parts in order, or use Parquet",
             )
-        if time_ms is None:
-            time_ms = self._times_ms[-1] if self._times_ms else 0
+        if time_ms is None and self._times_ms:
+            time_ms = self._times_ms[-1]
         if refusal is not None:
             self._refused[len(self._values)] = refusal
         self._keys.append(key)
         self._values.append(value)
         self._times_ms.append(time_ms)
 
-    def log(self, name: str, ids: HashedIds) -> RecordLog:
+    def log(self, identity: Identity, ids: HashedIds) -> RecordLog:
         """The rows by (event time, order of the file)."""
         if not self._values:
             raise LogError("log is empty", detail=f"{self._path} has no rows.")
-        order = np.argsort(np.array(self._times_ms, dtype=np.int64), kind="stable").tolist()
+        first_ms = next((time_ms for time_ms in self._times_ms if time_ms is not None), 0)
+        times_ms = [first_ms if time_ms is None else time_ms for time_ms in self._times_ms]
+        order = np.argsort(np.array(times_ms, dtype=np.int64), kind="stable").tolist()
         return RecordLog(
-            name,
-            file_identity(self._path),
+            file_log_name(self._path, identity),
+            identity,
             keys=[self._keys[row] for row in order],
             values=[self._values[row] for row in order],
-            times_ms=[self._times_ms[row] for row in order],
+            times_ms=[times_ms[row] for row in order],
             refused={
                 at: self._refused[row] for at, row in enumerate(order) if row in self._refused
             },
@@ -97,6 +107,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             detail=f"{path}: {error}.",
             hint="fetch it again; nothing of it was sent",
         ) from error
+    except OSError as error:
+        raise LogError("log cannot be read", detail=f"{path}: {error.strerror}.") from error
 
 
 def open_jsonl(path: Path) -> RecordLog:
@@ -107,7 +119,7 @@ def open_jsonl(path: Path) -> RecordLog:
     `event_time_ms`. A line without a time keeps its place behind the line before it.
 
     Raises:
-        LogError: no such file, damaged compression, no rows, or more than MAX_ROWS.
+        LogError: no readable file, damaged compression, no rows, or more than MAX_ROWS.
     """
     rows = _Sorter(path)
     with _opened(path) as file:
@@ -118,7 +130,8 @@ def open_jsonl(path: Path) -> RecordLog:
                 rows.add(None, line, None, Refusal("too_large", detail))
                 continue
             rows.add(*_ordered(line))
-    return rows.log(path.name.split(".")[0], HashedIds())
+        identity = file_identity(path)
+    return rows.log(identity, HashedIds())
 
 
 def _ordered(line: bytes) -> tuple[bytes | None, bytes, int | None]:
@@ -148,12 +161,14 @@ def open_csv(path: Path) -> RecordLog:
     refused, not dropped.
 
     Raises:
-        LogError: no such file, damaged compression, wrong columns, no rows, or more than MAX_ROWS.
+        LogError: no readable file, damaged compression, wrong columns, no rows, or more than
+            MAX_ROWS.
     """
-    name = path.name.split(".")[0]
     ids = HashedIds()
     rows = _Sorter(path)
     with _opened(path) as file:
+        identity = file_identity(path)
+        name = file_log_name(path, identity)
         lines = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
         reader = csv.DictReader(lines)
         try:
@@ -164,17 +179,19 @@ def open_csv(path: Path) -> RecordLog:
             raise LogError(
                 "not a readable CSV file", detail=f"{path}, line {reader.line_num}: {error}."
             ) from error
-    return rows.log(name, ids)
+    return rows.log(identity, ids)
 
 
 def _require_columns(path: Path, present: Any) -> None:
-    missing = [name for name in _REQUIRED if name not in present]
-    if not any(name in present for name in _TIME_NAMES):
+    names = [_clean(name) for name in present]
+    missing = [name for name in _REQUIRED if name not in names]
+    if not any(name in names for name in _TIME_NAMES):
         missing.append(" or ".join(_TIME_NAMES))
-    if missing:
+    if missing or names != list(present):
+        lacks = f"lacks {missing}" if missing else "has a first line that is no UTF-8"
         raise LogError(
             "log has the wrong columns",
-            detail=f"{path} lacks {missing}; its first line names {list(present)}.",
+            detail=f"{path} {lacks}; its first line names {names}.",
             hint="the first line must name fields of the event contract (ingest/README.md)",
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -12,12 +12,12 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError as KafkaError
 from kafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError
 from kafka.errors import RetriableError as RetriableError
-from kafka.partitioner.default import murmur2
 
 from ingest.runtime.errors import BrokerError
 from ingest.runtime.topics import TOPICS
 
 _CONNECT_TIMEOUT_MS = 10_000
+_STALL_SECONDS = 30
 
 
 class Record(NamedTuple):
@@ -79,19 +79,6 @@ def abandon_producer(producer: KafkaProducer) -> None:
     producer.close(timeout=1)
 
 
-@lru_cache(maxsize=1 << 20)
-def partition_of(key: bytes, num_partitions: int) -> int:
-    """The partition Kafka's default partitioner gives a key; the same here and in Java.
-
-    Cached, since the hash in pure Python costs as much as the rest of a send.
-
-    Example:
-        >>> partition_of(b"21", 3)
-        0
-    """
-    return int((murmur2(key) & 0x7FFFFFFF) % num_partitions)
-
-
 class TopicReader:
     """Reads committed records of given partitions from given offsets; keeps no offsets in Kafka.
 
@@ -136,9 +123,7 @@ class TopicReader:
                 hint="retention deleted records that were never read, or the topic was recreated",
             ) from error
         except KafkaError as error:
-            raise BrokerError(
-                f"reading {self._topic} failed", detail=repr(error), retriable=True
-            ) from error
+            raise self._failed(error) from error
         return [
             Record(r.partition, r.offset, r.timestamp, r.key, r.value or b"", tuple(r.headers))
             for records in polled.values()
@@ -156,14 +141,32 @@ class TopicReader:
         return {tp.partition: self._consumer.position(tp) for tp in self._partitions}
 
     def beginning_offsets(self) -> dict[int, int]:
-        """Partition -> first offset still in the log."""
-        found = self._consumer.beginning_offsets(self._partitions)
-        return {tp.partition: offset for tp, offset in found.items()}
+        """Partition -> first offset still in the log.
+
+        Raises:
+            BrokerError: the broker failed.
+        """
+        return self._ask(self._consumer.beginning_offsets)
 
     def end_offsets(self) -> dict[int, int]:
-        """Partition -> offset after the last committed record."""
-        found = self._consumer.end_offsets(self._partitions)
+        """Partition -> offset after the last committed record.
+
+        Raises:
+            BrokerError: the broker failed.
+        """
+        return self._ask(self._consumer.end_offsets)
+
+    def _ask(
+        self, offsets_of: Callable[[list[TopicPartition]], dict[TopicPartition, int]]
+    ) -> dict[int, int]:
+        try:
+            found = offsets_of(self._partitions)
+        except KafkaError as error:
+            raise self._failed(error) from error
         return {tp.partition: offset for tp, offset in found.items()}
+
+    def _failed(self, error: KafkaError) -> BrokerError:
+        return BrokerError(f"reading {self._topic} failed", detail=repr(error), retriable=True)
 
     def drained(self) -> bool:
         """Whether everything committed so far was polled."""
@@ -179,13 +182,27 @@ def read_all(bootstrap: str, topic: str) -> list[Record]:
     """Every record committed to a topic by now, partition by partition.
 
     For checks and reports; a service reads on with a TopicReader.
+
+    Raises:
+        BrokerError: no broker answers, it stops answering, or there is no such topic.
     """
     reader = TopicReader(bootstrap, topic, dict.fromkeys(partitions_of(bootstrap, topic), 0))
     records: list[Record] = []
     try:
         ends = reader.end_offsets()
-        while any(reader.next_offsets()[p] < end for p, end in ends.items()):
+        at, deadline = reader.next_offsets(), time.monotonic() + _STALL_SECONDS
+        while any(at[p] < end for p, end in ends.items()):
             records.extend(reader.poll(0.5))
+            before, at = at, reader.next_offsets()
+            if at != before:
+                deadline = time.monotonic() + _STALL_SECONDS
+            elif time.monotonic() > deadline:
+                raise BrokerError(
+                    f"reading {topic} does not go on",
+                    detail=f"Nothing came for {_STALL_SECONDS} s at {at} of {ends}.",
+                    hint="see whether the broker still runs",
+                    retriable=True,
+                )
     finally:
         reader.close()
     records.sort(key=lambda record: (record.partition, record.offset))
@@ -205,12 +222,15 @@ def partitions_of(bootstrap: str, topic: str) -> list[int]:
     except KafkaError as error:
         raise _unreachable(bootstrap, error) from error
     try:
-        found = consumer.partitions_for_topic(topic)
+        with _asking(bootstrap):
+            found = consumer.partitions_for_topic(topic)
     finally:
         consumer.close()
     if not found:
         raise BrokerError(
-            "no such topic", detail=f"{topic} is not on {bootstrap}.", hint="freshet topics create"
+            "no such topic",
+            detail=f"{topic} is not on {bootstrap}.",
+            hint="freshet ingest topics create",
         )
     return sorted(found)
 
@@ -221,20 +241,28 @@ def cluster_id(bootstrap: str) -> str:
     Raises:
         BrokerError: no broker answers.
     """
-    admin = _admin(bootstrap)
-    try:
+    with _administering(bootstrap) as admin:
         return str(admin.describe_cluster()["cluster_id"])
-    finally:
-        admin.close()
 
 
-def _admin(bootstrap: str) -> KafkaAdminClient:
+@contextmanager
+def _asking(bootstrap: str) -> Iterator[None]:
     try:
-        return KafkaAdminClient(
-            bootstrap_servers=bootstrap, bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS
-        )
+        yield
     except KafkaError as error:
         raise _unreachable(bootstrap, error) from error
+
+
+@contextmanager
+def _administering(bootstrap: str) -> Iterator[KafkaAdminClient]:
+    with _asking(bootstrap):
+        admin = KafkaAdminClient(
+            bootstrap_servers=bootstrap, bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS
+        )
+        try:
+            yield admin
+        finally:
+            admin.close()
 
 
 def topic_partitions(bootstrap: str) -> dict[str, int]:
@@ -243,14 +271,11 @@ def topic_partitions(bootstrap: str) -> dict[str, int]:
     Raises:
         BrokerError: no broker answers.
     """
-    admin = _admin(bootstrap)
-    try:
+    with _administering(bootstrap) as admin:
         present = set(admin.list_topics())
         names = [topic.name for topic in TOPICS if topic.name in present]
         found = admin.describe_topics(names) if names else []
         return {str(topic["name"]): len(topic["partitions"]) for topic in found}
-    finally:
-        admin.close()
 
 
 def create_topics(bootstrap: str, num_partitions: int, names: Iterable[str] | None = None) -> None:
@@ -265,22 +290,21 @@ def create_topics(bootstrap: str, num_partitions: int, names: Iterable[str] | No
         for topic in TOPICS
         if chosen is None or topic.name in chosen
     }
-    admin = _admin(bootstrap)
-    try:
+    with _administering(bootstrap) as admin:
         missing = set(wanted) - set(admin.list_topics())
-        if missing:
-            admin.create_topics(
-                [
-                    NewTopic(name, wanted[name][0], 1, topic_configs=wanted[name][1])
-                    for name in missing
-                ]
-            )
-    except TopicAlreadyExistsError:
-        pass  # another process creates the same table right now; what it made is checked below
-    except KafkaError as error:
-        raise BrokerError("creating topics failed", detail=repr(error), retriable=True) from error
-    finally:
-        admin.close()
+        # -1: the broker's own default.
+        topics = [
+            NewTopic(name, wanted[name][0], -1, topic_configs=wanted[name][1]) for name in missing
+        ]
+        try:
+            if topics:
+                admin.create_topics(topics)
+        except TopicAlreadyExistsError:
+            pass  # another process creates the same table right now; what it made is checked below
+        except KafkaError as error:
+            raise BrokerError(
+                "creating topics failed", detail=repr(error), retriable=True
+            ) from error
     _await_topics(bootstrap, {name: count for name, (count, _) in wanted.items()})
 
 

@@ -62,11 +62,17 @@ def serve_metrics(port: int, host: str = "127.0.0.1") -> int:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a service's main; an error a person can act on ends it with one message and exit 1."""
+    """Run a service's main; what a person can act on ends it with one message and exit 1.
+
+    That is every FreshetError, and what the operating system refuses: a full disk, a missing right.
+    """
     try:
         main()
     except FreshetError as error:
         structlog.get_logger().error(
             error.primary, detail=error.detail, hint=error.hint, retriable=error.retriable
         )
+        sys.exit(1)
+    except OSError as error:
+        structlog.get_logger().error("the operating system refused", detail=str(error))
         sys.exit(1)

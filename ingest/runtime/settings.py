@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings
 
 from ingest.runtime.errors import ConfigError
@@ -20,7 +20,9 @@ class KafkaSettings(BaseSettings):
         validation_alias="FRESHET_BOOTSTRAP",
         description="Kafka bootstrap servers, host:port, comma-separated.",
     )
-    log_level: str = Field(
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)
+    ] = Field(
         default="INFO",
         validation_alias="FRESHET_LOG_LEVEL",
         description="DEBUG, INFO, WARNING or ERROR.",

@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from kernels.interval_attention.bias import bias_index
+from kernels.interval_attention.bias import checked_bias
 from kernels.interval_attention.checks import check_intervals, check_scoring, check_tensors
-from kernels.interval_attention.reference import reference
+from kernels.interval_attention.dispatch import AUTO, Wish, choose
 
 Score = Literal["silu", "softmax"]
 
@@ -29,21 +29,21 @@ def interval_attention(
     q_positions: Tensor | None = None,
     q_times_ms: Tensor | None = None,
     kv_times_ms: Tensor | None = None,
+    backend: str = AUTO,
 ) -> Tensor:
     """Attend: row i sees columns [a0,b0) and [a1,b1), counted from its own sequence's first column.
 
     silu: sum_j silu(s_ij) v_j / divisor (HSTU, Zhai et al. 2024, section 3.2); softmax: the usual;
     a row that sees nothing gives 0. s_ij = scale q_i.k_j + position_bias[p_i - j] +
-    time_bias[bucket(t_i - t_j)], the distance clamped to the table, the bucket that of
-    `bias.time_bucket`. The divisor is a constant, so no result depends on who else is in the batch.
+    time_bias[bucket(t_i - t_j)], the distance clamped to the table; bucket: `bias.time_bucket`.
 
     Shapes: q [Tq,H,D], k [Tk,H,D], v [Tk,H,V] -> [Tq,H,V]; q_offsets, kv_offsets int64[B+1];
     intervals int32[Tq,4] as (a0, b0, a1, b1), disjoint; position_bias [P]; time_bias [NB];
     q_positions (default: the row's place in its sequence), q_times_ms int64[Tq]; kv_times_ms
-    int64[Tk].
+    int64[Tk]. `backend` is a name of `dispatch.BACKENDS`, or "auto".
 
     Raises:
-        FreshetError: a wrong dtype, shape, device or interval, or arguments that do not fit.
+        FreshetError: arguments that do not fit, or a backend that cannot do this or is not built.
 
     Example:
         >>> import torch
@@ -56,10 +56,10 @@ def interval_attention(
     check_tensors(q, k, v)
     check_scoring(score, scale, divisor)
     check_intervals(intervals, q_offsets, kv_offsets, len(q), len(k))
-    bias = bias_index(
+    bias = checked_bias(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )
-    return reference(
+    return choose(backend, Wish.of(q, v, score)).attend(
         q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals, score=score,
         scale=scale, divisor=divisor, bias=bias,
     )  # fmt: skip

@@ -13,35 +13,35 @@ from ingest.runtime.errors import FreshetError
 from kernels.interval_attention.checks import check_column
 from kernels.jagged import positions_of
 
-_LOG_STEP = 0.301
+LOG_STEP = 0.301
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasIndex:
-    """The two tables as one, and what looks numbers up in it.
-
-    Shapes: `table` [P*NB], position_bias[p] + time_bias[b] at p*NB+b; `q_positions`, `q_times_ms`
-    int64[Tq]; `kv_times_ms` int64[Tk].
-    """
+class PositionBias:
+    """Shapes: `table` [P]; `q_positions` int64[Tq]."""
 
     table: Tensor
-    num_time_buckets: int
     q_positions: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeBias:
+    """Shapes: `table` [NB]; `q_times_ms` int64[Tq]; `kv_times_ms` int64[Tk]."""
+
+    table: Tensor
     q_times_ms: Tensor
     kv_times_ms: Tensor
 
-    def look_up(self, q_positions: Tensor, q_times_ms: Tensor, kv_times_ms: Tensor) -> Tensor:
-        """int64 [B,n], [B,n], [B,m] -> [B,n,m]."""
-        num_positions = len(self.table) // self.num_time_buckets
-        column = torch.arange(kv_times_ms.shape[1], dtype=torch.int32, device=self.table.device)
-        distance = (q_positions.int()[:, :, None] - column).clamp_(0, num_positions - 1)
-        elapsed_ms = q_times_ms[:, :, None] - kv_times_ms[:, None, :]
-        bucket = time_bucket(elapsed_ms, self.num_time_buckets)
-        index = distance.mul_(self.num_time_buckets).add_(bucket)
-        return self.table.index_select(0, index.flatten()).view(index.shape)
+
+@dataclass(frozen=True, kw_only=True)
+class Bias:
+    """The bias by distance and the one by elapsed time; None where there is no such bias."""
+
+    position: PositionBias | None = None
+    time: TimeBias | None = None
 
 
-def bias_index(
+def checked_bias(
     position_bias: Tensor | None,
     time_bias: Tensor | None,
     q_positions: Tensor | None,
@@ -51,36 +51,29 @@ def bias_index(
     q: Tensor,
     k: Tensor,
     offsets: Tensor,
-) -> BiasIndex | None:
-    """Check and join the bias arguments of `interval_attention`; None when there is no bias."""
-    if (time_bias is None) != (q_times_ms is None) or (time_bias is None) != (kv_times_ms is None):
+) -> Bias:
+    """Check and gather the bias arguments of `interval_attention`."""
+    position, time = None, None
+    if position_bias is not None:
+        _check_table("position_bias", position_bias, q)
+        q_positions = positions_of(offsets.diff()) if q_positions is None else q_positions
+        check_column("q_positions", q_positions, q)
+        position = PositionBias(table=position_bias, q_positions=q_positions)
+    elif q_positions is not None:
+        raise FreshetError(
+            "interval attention refuses q_positions", detail="They come without a position_bias."
+        )
+    if time_bias is not None and q_times_ms is not None and kv_times_ms is not None:
+        _check_table("time_bias", time_bias, q)
+        check_column("q_times_ms", q_times_ms, q)
+        check_column("kv_times_ms", kv_times_ms, k)
+        time = TimeBias(table=time_bias, q_times_ms=q_times_ms, kv_times_ms=kv_times_ms)
+    elif not (time_bias is None and q_times_ms is None and kv_times_ms is None):
         raise FreshetError(
             "interval attention refuses its times",
             detail="time_bias, q_times_ms and kv_times_ms come together or not at all.",
         )
-    if position_bias is None and q_positions is not None:
-        raise FreshetError(
-            "interval attention refuses q_positions", detail="They come without a position_bias."
-        )
-    if position_bias is None and time_bias is None:
-        return None
-    positions = _table("position_bias", position_bias, q)
-    times = _table("time_bias", time_bias, q)
-    if q_positions is None:
-        q_positions = positions_of(offsets.diff())
-    q_times_ms = torch.zeros_like(q_positions) if q_times_ms is None else q_times_ms
-    if kv_times_ms is None:
-        kv_times_ms = torch.zeros(len(k), dtype=torch.int64, device=k.device)
-    check_column("q_positions", q_positions, q)
-    check_column("q_times_ms", q_times_ms, q)
-    check_column("kv_times_ms", kv_times_ms, k)
-    return BiasIndex(
-        table=(positions[:, None] + times).flatten(),
-        num_time_buckets=len(times),
-        q_positions=q_positions,
-        q_times_ms=q_times_ms,
-        kv_times_ms=kv_times_ms,
-    )
+    return Bias(position=position, time=time)
 
 
 def time_bucket(elapsed_ms: Tensor, num_buckets: int) -> Tensor:
@@ -94,19 +87,25 @@ def time_bucket(elapsed_ms: Tensor, num_buckets: int) -> Tensor:
         >>> time_bucket(torch.tensor([-5, 1_000, 2_000, 86_400_000]), 64).tolist()
         [0, 0, 2, 37]
     """
-    edges = _edges(num_buckets).to(elapsed_ms.device)
+    edges = edges_ms(num_buckets).to(elapsed_ms.device)
     return torch.bucketize(elapsed_ms, edges, right=True, out_int32=True)
 
 
 @cache
-def _edges(num_buckets: int) -> Tensor:
-    edges = [math.ceil(1000 * math.exp(_LOG_STEP * bucket)) for bucket in range(1, num_buckets)]
+def edges_ms(num_buckets: int) -> Tensor:
+    """The least elapsed milliseconds of buckets 1 to num_buckets - 1.
+
+    Shapes: int64[num_buckets-1], ascending.
+
+    Example:
+        >>> edges_ms(4).tolist()
+        [1352, 1826, 2467]
+    """
+    edges = [math.ceil(1000 * math.exp(LOG_STEP * bucket)) for bucket in range(1, num_buckets)]
     return torch.tensor([min(edge, 2**62) for edge in edges], dtype=torch.int64)
 
 
-def _table(name: str, table: Tensor | None, like: Tensor) -> Tensor:
-    if table is None:
-        return like.new_zeros(1)
+def _check_table(name: str, table: Tensor, like: Tensor) -> None:
     if (
         table.dim() != 1
         or not len(table)
@@ -117,4 +116,3 @@ def _table(name: str, table: Tensor | None, like: Tensor) -> Tensor:
             detail=f"It is {tuple(table.shape)} {table.dtype} {table.device}, not one-dimensional "
             f"{like.dtype} on {like.device}.",
         )
-    return table

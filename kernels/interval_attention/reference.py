@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.interval_attention.bias import BiasIndex
+from kernels.interval_attention.bias import Bias, PositionBias, TimeBias, time_bucket
 from kernels.jagged import positions_of
 
 _SMALLEST_BLOCK = 32
@@ -39,7 +39,7 @@ def reference(
     score: str,
     scale: float,
     divisor: float,
-    bias: BiasIndex | None,
+    bias: Bias,
 ) -> Tensor:
     """Attend with checked arguments; see `interval_attention` for shapes.
 
@@ -50,8 +50,8 @@ def reference(
     outputs, rows = [], []
     for group in _groups(q_offsets.diff(), kv_offsets.diff()):
         logits = _pad_rows(q, group) @ _pad_columns(k, group).transpose(2, 3)
-        if bias is not None:
-            logits = logits + _bias(bias, group)
+        if (biases := _biases(bias, group)) is not None:
+            logits = logits + biases
         mask = _mask(intervals, group)
         if score == "silu":
             weights = functional.silu(logits).masked_fill(~mask, 0.0)
@@ -63,7 +63,8 @@ def reference(
         outputs.append(padded.transpose(1, 2).flatten(0, 1).index_select(0, group.row_slots))
         rows.append(group.rows)
     if not outputs:
-        return q.new_zeros(len(q), q.shape[1], v.shape[2])
+        # No rows, but whoever differentiates finds where they came from.
+        return q @ q.new_zeros(q.shape[2], v.shape[2])
     return torch.cat(outputs).index_select(0, torch.cat(rows).argsort()) / divisor
 
 
@@ -127,11 +128,34 @@ def _mask(intervals: Tensor, group: _Group) -> Tensor:
     return ((column >= a0) & (column < b0)) | ((column >= a1) & (column < b1))
 
 
-def _bias(bias: BiasIndex, group: _Group) -> Tensor:
-    """[num,1,padded,columns]."""
+def _biases(bias: Bias, group: _Group) -> Tensor | None:
+    """[num,1,padded,columns], or None without any bias."""
+    if bias.position is None and bias.time is None:
+        return None
+    if bias.time is None:
+        assert bias.position is not None
+        table, index = bias.position.table, _distances(bias.position, group)
+    elif bias.position is None:
+        table, index = bias.time.table, _buckets(bias.time, group)
+    else:
+        # Both tables as one: a pair costs one look-up, and its gradient one addition.
+        num_buckets = len(bias.time.table)
+        table = (bias.position.table[:, None] + bias.time.table).flatten()
+        index = _distances(bias.position, group).mul_(num_buckets).add_(_buckets(bias.time, group))
+    return table.index_select(0, index.flatten()).view(index.shape)[:, None]
+
+
+def _distances(bias: PositionBias, group: _Group) -> Tensor:
+    """int32[num,padded,columns]: places in the table."""
     positions = _pad(bias.q_positions, group.rows, group.row_slots, group.num, group.padded)
+    column = torch.arange(group.columns, dtype=torch.int32, device=positions.device)
+    return (positions.int()[:, :, None] - column).clamp_(0, len(bias.table) - 1)
+
+
+def _buckets(bias: TimeBias, group: _Group) -> Tensor:
+    """int32[num,padded,columns]: places in the table."""
     q_times = _pad(bias.q_times_ms, group.rows, group.row_slots, group.num, group.padded)
     kv_times = _pad(
         bias.kv_times_ms, group.column_rows, group.column_slots, group.num, group.columns
     )
-    return bias.look_up(positions, q_times, kv_times)[:, None]
+    return time_bucket(q_times[:, :, None] - kv_times[:, None, :], len(bias.table))

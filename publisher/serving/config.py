@@ -14,6 +14,7 @@ class ServingConfig:
 
     `max_history` bounds the tokens kept of a user: a version that needs more is refused at load.
     `micro_batch` candidates are scored at once; the scores do not depend on it.
+    `attention_backend` is a name of interval attention's backends, or "auto".
 
     Raises:
         ConfigError: a value that cannot work; the message names the field.
@@ -33,6 +34,7 @@ class ServingConfig:
     version_records: int = 10_000
     num_workers: int = 1
     torch_threads: int = 1
+    attention_backend: str = "auto"
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -39,6 +39,10 @@ class ServingSettings(KafkaSettings):
     version_records: int = Field(default=10_000, description="Entries GET /versions remembers.")
     num_workers: int = Field(default=1, description="Threads that score.")
     torch_threads: int = Field(default=1, description="Threads inside one tensor operation.")
+    attention_backend: str = Field(
+        default="auto",
+        description="How attention is computed: auto, or a name of interval attention's backends.",
+    )
 
     def config(self) -> ServingConfig:
         """The validated configuration.

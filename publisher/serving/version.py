@@ -81,7 +81,6 @@ class ServedVersion:
         none = np.zeros(1, np.int64)
         columns = SequenceColumns(
             user_ids=none,
-            clocks_ms=none,
             offsets=np.array([0, len(tokens)]),
             num_targets=none,
             tokens=tokens,
@@ -152,7 +151,7 @@ def load_version(
             detail=f"{version} wants {model_config.max_history}, kept are {config.max_history}.",
             hint="raise FRESHET_SERVING_MAX_HISTORY",
         )
-    model = Recommender(model_config)
+    model = Recommender(model_config, config.attention_backend)
     table = load(store.read(manifest, TABLE))
     try:
         model.load_state_dict(load(store.read(manifest, DENSE)))

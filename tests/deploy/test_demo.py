@@ -54,7 +54,7 @@ def test_a_speed_is_a_factor_with_or_without_its_x() -> None:
 def test_the_tasks_are_those_of_which_a_log_shows_both_classes() -> None:
     assert choose_tasks({"impression": 60, "click": 30, "like": 10}) == ("click", "like")
     assert choose_tasks({"purchase": 980, "return": 20}) == ("purchase",)
-    assert choose_tasks({"click": 100}) == ("click",)
+    assert choose_tasks({"click": 100}) == ()
 
 
 def test_the_last_fifth_is_counted_in_targets() -> None:
@@ -83,6 +83,7 @@ def test_counts_that_were_not_planted_are_named() -> None:
 def test_the_page_says_what_does_not_hold() -> None:
     audit = Audit(
         counters=Counters(events=3, targets=1),
+        events_sent=3,
         events_in_topic=3,
         targets_in_topic=1,
         distinct_targets=1,
@@ -103,6 +104,7 @@ def test_the_page_says_what_does_not_hold() -> None:
         "versions_published": 1,
         "versions_served": 1,
         "parity_max_abs_error": 0.0,
+        "parity_num_scores": 10,
         "seconds": {"total": 1.0},
         "recommendations": {
             "user_id": 1,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.broker import require_java, start_broker
+from deploy.broker import start_broker
 from deploy.ports import free_ports, require_free
 from deploy.processes import Child, ProcessDied, await_condition, log_contains
 from ingest.runtime.errors import ConfigError, FreshetError
@@ -80,10 +80,13 @@ def test_free_ports_are_different() -> None:
     assert len(set(free_ports(20))) == 20
 
 
-def test_without_java_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_the_broker_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(ConfigError, match="install Java 17"):
-        require_java()
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(ConfigError, match="Java 17"):
+        start_broker(tmp_path / "broker")
 
 
 def test_without_jars_the_error_says_what_to_run(

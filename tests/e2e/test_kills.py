@@ -17,7 +17,7 @@ from ingest.adapters.synthetic import SyntheticConfig, SyntheticTruth, generate
 from ingest.producer import EventProducer
 from ingest.replay import ReplayConfig, replay
 from ingest.runtime.kafka import read_all
-from ingest.runtime.topics import EVENTS_DEAD, EVENTS_LATE
+from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE
 from trainer.checkpoint import Checkpoint, find_newest, read_checkpoint
 from trainer.ne_log import StepLine, read_ne_log
 
@@ -27,13 +27,15 @@ LOG, TRUTH = generate(
     SyntheticConfig(num_impressions=2_000, num_users=60, malformed=0.03, duplicates=0.03, late=0.02)
 )
 STOP_AT_MS = max(t for rows in LOG.read(0, len(LOG)) for t in rows.times_ms) + FLUSH_AFTER_MS + 1
+CHECKPOINT_EVERY_STEPS = 4
 SETTINGS = {
     "FRESHET_TRAINER_TASKS": "click",
     "FRESHET_TRAINER_DETERMINISTIC": "true",
     "FRESHET_TRAINER_STOP_AT_CLOCK_MS": str(STOP_AT_MS),
     "FRESHET_TRAINER_TOKEN_BUDGET": "1024",
     "FRESHET_TRAINER_TABLE_ROWS": "2048",
-    "FRESHET_TRAINER_CHECKPOINT_EVERY_STEPS": "4",
+    "FRESHET_TRAINER_CHECKPOINT_EVERY_STEPS": str(CHECKPOINT_EVERY_STEPS),
+    "FRESHET_TRAINER_EXPORT_EVERY_SECONDS": "3600",  # each one would be a checkpoint too
 }
 
 
@@ -57,10 +59,12 @@ def run_loop(directory: Path, *, kill: bool) -> Outcome:
         send(stack, 0, half)
         if kill:
             trainer = stack.child("trainer")
-            # Past a checkpoint and not at one: there is something to lose and to train again.
-            await_condition(lambda: len(steps_of(stack)) >= 6, trainer, timeout_seconds=200)
-            for service in services:
+            await_condition(lambda: between_checkpoints(stack), trainer, timeout_seconds=200)
+            for service in reversed(services):
                 stack.child(service.name).kill()
+            newest = find_newest(stack.checkpoints)
+            assert newest is not None
+            assert int(newest.name) < len(steps_of(stack)), "nothing was lost"
             for service in services:
                 stack.start(service)
         send(stack, half, len(LOG))
@@ -83,6 +87,12 @@ def send(stack: LocalStack, start: int, stop: int) -> None:
         replay(LOG, producer, config)
 
 
+def between_checkpoints(stack: LocalStack) -> bool:
+    """Whether a kill now loses steps, none of them being the next checkpoint's."""
+    done = len(steps_of(stack))
+    return done > CHECKPOINT_EVERY_STEPS and done % CHECKPOINT_EVERY_STEPS >= 2
+
+
 def steps_of(stack: LocalStack) -> list[StepLine]:
     """The steps logged so far."""
     return read_ne_log(stack.ne_log) if stack.ne_log.exists() else []
@@ -97,7 +107,8 @@ def audit_of(stack: LocalStack, steps: list[StepLine]) -> Audit:
         log.close()
     return Audit(
         counters=account.counters(),
-        events_in_topic=len(LOG) + account.counters().heartbeats,
+        events_sent=len(LOG),
+        events_in_topic=len(read_all(stack.bootstrap, EVENTS)),
         targets_in_topic=account.num_targets(),
         distinct_targets=account.num_distinct_targets(),
         targets_trained=sum(line.num_targets for line in steps),

@@ -10,6 +10,7 @@ from features.assembler import Output, PartitionAssembler
 from features.config import FeaturesConfig
 from features.offline import Record, assemble
 from features.sequences import Sequence, decode
+from ingest.events import MAX_EVENT_BYTES
 from ingest.runtime.errors import FreshetError
 from tests.features.logs import CONFIG, CONFIGS, beat, event, logs, run
 from tests.features.reference import plain_messages
@@ -297,6 +298,16 @@ def test_a_dead_record_keeps_its_bytes_and_says_why_in_ascii(raw: bytes) -> None
     assert dead.value == raw
     assert dead.headers is not None
     assert all(text.isascii() and text.isprintable() for text in dead.headers.values())
+
+
+def test_a_dead_record_is_cut_so_that_its_headers_fit_beside_it() -> None:
+    raw = b"x" * 1_048_450
+    (dead,), _ = run([(0, 1_000, raw)])
+    assert dead.headers is not None
+    assert dead.value == raw[:MAX_EVENT_BYTES]
+    assert "1048450" in dead.headers["detail"]
+    room = 1_048_576 - MAX_EVENT_BYTES
+    assert len(dead.key) + sum(len(k) + len(v) + 9 for k, v in dead.headers.items()) < room // 2
 
 
 def test_history_is_the_newest_emitted_tokens() -> None:

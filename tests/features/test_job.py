@@ -16,7 +16,9 @@ from deploy.processes import Child, await_condition
 from features.config import FeaturesConfig
 from features.offline import assemble
 from features.sequences import Counters, Kind, Progress, decode, message_kind
+from features.service import require_no_sequences
 from ingest.events import Heartbeat, encode_record, partition_key
+from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import TopicReader, create_topics, make_producer, read_all
 from tests.features.logs import event
 
@@ -26,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_PARTITIONS = 2
 CONFIG = FeaturesConfig(emit_after_ms=90_000, checkpoint_interval_seconds=0.5)
 JUNK = [b"\x00\x1e\xff\x01", None, b"", "\u0100{\u0101".encode(), b'{"action":"\xf0\x9f\x98\x80"}']
+LARGEST = b"x" * 1_048_450  # with Kafka's frame, just what a producer may send
 # A record as (topic, partition of `sequences` or 0) -> [(key, value, headers)].
 Records = dict[tuple[str, int], list[tuple[bytes, bytes, dict[str, bytes]]]]
 
@@ -45,6 +48,8 @@ def feed(bootstrap: str, seed: int, num_events: int) -> None:
         )
         if fault > 0.98:
             value = random.choice(JUNK)
+        if at == 100:
+            value = LARGEST
         for _ in range(2 if 0.1 < fault < 0.12 else 1):
             producer.send("events", key=partition_key(user), value=value)
     for partition in range(NUM_PARTITIONS):
@@ -139,6 +144,7 @@ def test_a_killed_and_restored_job_writes_what_offline_writes(
     broker: Broker, tmp_path: Path, jobs: list[Child]
 ) -> None:
     create_topics(broker.bootstrap, NUM_PARTITIONS)
+    require_no_sequences(broker.bootstrap, NUM_PARTITIONS)
     feed(broker.bootstrap, seed=1, num_events=3_000)
 
     follower = Follower(broker.bootstrap)
@@ -155,6 +161,8 @@ def test_a_killed_and_restored_job_writes_what_offline_writes(
     assert jobs[1].returncode == 0, jobs[1].log_tail()
     jvm = (tmp_path / "jvm.pid").read_text()
     assert not Path(f"/proc/{jvm}").exists()
+    with pytest.raises(ConfigError, match="sequences already has messages"):
+        require_no_sequences(broker.bootstrap, NUM_PARTITIONS)
 
     records, counters = committed(broker.bootstrap)
     wanted, wanted_counters = expected(broker.bootstrap)

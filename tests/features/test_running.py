@@ -1,19 +1,23 @@
-"""Configuration, checkpoints on disk and the framing of micro-batches; no Flink."""
+"""Configuration, checkpoints on disk, the framing of micro-batches, how a run ends; no Flink."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
 
 from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
 from features.config import FeaturesConfig
+from features.gateway import end_orphan
 from features.operator import FIELD_SEPARATOR, RECORD_SEPARATOR, unpack_records
-from features.service import locked
+from features.service import _watch, require_no_sequences
 from features.settings import FeaturesSettings
-from ingest.runtime.errors import ConfigError
+from ingest.runtime.errors import ConfigError, FreshetError
 
 
 @pytest.mark.parametrize(
@@ -76,11 +80,54 @@ def test_older_runs_go_once_the_new_one_can_be_restored(tmp_path: Path) -> None:
     assert second.exists()
 
 
-def test_a_state_directory_serves_one_process(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match="in use"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
+class Reader:
+    """Reads `polls` in turn; stands in for a TopicReader of `sequences`."""
+
+    def __init__(self, *polls: list[str]) -> None:
+        self._polls = list(polls)
+
+    def __call__(self, *_: object) -> Reader:
+        return self
+
+    def drained(self) -> bool:
+        return not self._polls
+
+    def poll(self, timeout_seconds: float) -> list[str]:
+        return self._polls.pop(0)
+
+    def close(self) -> None:
+        self._polls.clear()
+
+
+def test_a_job_without_checkpoint_begins_only_before_empty_sequences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("features.service.TopicReader", Reader([], []))
+    require_no_sequences("", 1)
+    monkeypatch.setattr("features.service.TopicReader", Reader([], ["message"]))
+    with pytest.raises(ConfigError, match=r"already has messages.*STATE_DIRECTORY"):
+        require_no_sequences("", 1)
+
+
+def test_an_empty_note_of_the_jvm_means_that_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "jvm.pid").touch()
+    end_orphan(tmp_path)
+
+
+class NoCluster:
+    """A job client whose cluster is gone."""
+
+    def get_job_status(self) -> None:
+        raise Py4JError("MiniCluster is not yet running or has already been shut down.")
+
+
+def test_a_job_whose_cluster_is_gone_is_one_message(tmp_path: Path) -> None:
+    alive = SimpleNamespace(check_alive=lambda: None)
+    unasked = SimpleNamespace(wait=lambda seconds: False)
+    log = structlog.get_logger()
+    with pytest.raises(FreshetError, match=r"job ended: MiniCluster.*start again") as caught:
+        _watch(NoCluster(), alive, tmp_path, unasked, log)  # type: ignore[arg-type]
+    assert caught.value.retriable
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1))

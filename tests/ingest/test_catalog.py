@@ -91,6 +91,9 @@ def test_a_setting_that_is_none_is_named(settings: str, message: str) -> None:
         synthetic_config(settings)
 
 
-def test_a_setting_that_cannot_work_is_named() -> None:
-    with pytest.raises(ConfigError, match="late"):
-        synthetic_config("late=2")
+@pytest.mark.parametrize(
+    "setting", ["late=2", "seed=-1", "base_log_odds=nan", "taste=inf", "quality=-inf"]
+)
+def test_a_setting_that_cannot_work_is_named(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        synthetic_config(setting)

@@ -16,6 +16,7 @@ from ingest.adapters.synthetic import SyntheticConfig, generate
 from ingest.adapters.text import open_csv, open_jsonl
 from ingest.cli import app
 from ingest.events import MAX_EVENT_BYTES, Event, Heartbeat, decode_record
+from ingest.metrics import DELIVERY_FAILURES
 from ingest.producer import EventProducer
 from ingest.replay import ReplayConfig, ReplayProgress, replay
 from ingest.replay_state import ReplayStateError
@@ -25,10 +26,10 @@ from ingest.runtime.kafka import (
     TopicReader,
     cluster_id,
     create_topics,
-    partition_of,
     read_all,
     topic_partitions,
 )
+from ingest.runtime.partitions import partition_of
 from ingest.runtime.service import StopSignal
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, TOPICS
 from tests.ingest.logs import events_of, read_whole
@@ -269,10 +270,10 @@ def test_refused_rows_are_dead_letters_and_hashed_ids_are_written(
     assert (summary.num_events, summary.num_dead, summary.complete) == (2, 1, True)
     (letter,) = dead_tail.records()
     assert dict(letter.headers)["reason"] == b"unknown_action"
-    assert letter.key == b"shop/1"
+    assert letter.key == f"{log.name}/1".encode()
     assert b"teleport" in letter.value
     assert len(events_tail.records()) == 2
-    assert '"anna"' in (tmp_path / "state" / "shop.ids.jsonl").read_text()
+    assert '"anna"' in (tmp_path / "state" / f"{log.name}.ids.jsonl").read_text()
 
 
 def test_lines_of_nobody_arrive_as_they_are(
@@ -303,7 +304,9 @@ def test_a_broker_that_dies_is_an_error_that_counts_and_the_replay_goes_on_after
     with pytest.raises(BrokerError):
         producer.flush()
     confirmed = producer.num_acknowledged
+    failures = DELIVERY_FAILURES._value.get()
     producer.close()
+    assert DELIVERY_FAILURES._value.get() - failures == producer.num_sent - confirmed
     assert confirmed < truth.num_records
 
     port = int(broker.bootstrap.rpartition(":")[2])

@@ -33,11 +33,22 @@ def write(path: Path, **columns: Any) -> Path:
 def test_rows_come_in_time_order_with_ids_of_their_place_in_the_file(tmp_path: Path) -> None:
     log = open_parquet(write(tmp_path / "some.parquet"))
     assert [(e.event_id, e.user_id, e.event_time_ms) for e in events_of(log)] == [
-        ("some-1", 2, 10),
-        ("some-2", 3, 20),
-        ("some-0", 1, 30),
+        (f"{log.name}-1", 2, 10),
+        (f"{log.name}-2", 3, 20),
+        (f"{log.name}-0", 1, 30),
     ]
     assert read_whole(log).keys == [b"2", b"3", b"1"]
+
+
+def test_the_name_of_a_file_goes_with_its_content(tmp_path: Path) -> None:
+    name = open_parquet(write(tmp_path / "some.parquet")).name
+    assert name.startswith("some-")
+    assert name != open_parquet(write(tmp_path / "some.parquet", item_id=[1, 2, 3])).name
+
+
+def test_the_first_rows_without_a_time_take_the_first_there_is(tmp_path: Path) -> None:
+    log = open_parquet(write(tmp_path / "some.parquet", timestamp_ms=[None, None, 20]))
+    assert read_whole(log).times_ms == [20, 20, 20]
 
 
 def test_ties_keep_the_order_of_the_file(tmp_path: Path) -> None:

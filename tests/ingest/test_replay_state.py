@@ -49,6 +49,8 @@ def test_forgotten_progress_is_gone(tmp_path: Path) -> None:
         ("skip", -1),
         ("limit", 0),
         ("speed", -2.0),
+        ("speed", float("nan")),
+        ("events_per_second", float("nan")),
         ("events_per_second", 0.0),
         ("flush_after_ms", -1),
         ("save_every_rows", 0),

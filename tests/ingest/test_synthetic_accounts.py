@@ -9,7 +9,7 @@ from features.offline import assemble
 from features.sequences import Counters, Progress
 from ingest.adapters.synthetic import SyntheticConfig, generate
 from ingest.events import Heartbeat, encode_record
-from ingest.runtime.kafka import partition_of
+from ingest.runtime.partitions import partition_of
 from tests.ingest.logs import read_whole
 
 ARRIVAL_MS = 1_750_000_000_000

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from ingest.adapters.ids import HashedIds
-from ingest.adapters.log import LogError
+from ingest.adapters.log import LogError, RecordLog
 from ingest.adapters.text import open_csv, open_jsonl
 from ingest.events import MAX_EVENT_BYTES, InvalidEvent, decode_record
 from tests.ingest.logs import events_of, read_whole
@@ -42,6 +44,23 @@ def test_a_line_that_is_no_event_goes_in_its_place_for_the_reader_to_refuse(tmp_
     for raw in bad:
         with pytest.raises(InvalidEvent):
             decode_record(raw)
+
+
+def test_the_first_lines_without_a_time_take_the_first_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\n".join([b"{", b"", line(1, 10), line(2, 5)]))
+    assert read_whole(open_jsonl(path)).times_ms == [5, 10, 10, 10]
+
+
+def test_rows_of_two_files_of_one_name_have_different_event_ids(tmp_path: Path) -> None:
+    ids = set()
+    for day in ("1", "2"):
+        path = tmp_path / f"day={day}" / "part-0.csv"
+        path.parent.mkdir()
+        path.write_text(f"user_id,item_id,action,event_time_ms\n1,2,click,{day}\n")
+        log = open_csv(path)
+        ids |= {events_of(log)[0].event_id, log.name}
+    assert len(ids) == 4
 
 
 def test_timestamp_ms_is_another_name_of_the_time(tmp_path: Path) -> None:
@@ -96,7 +115,11 @@ def test_a_csv_row_becomes_an_event(tmp_path: Path) -> None:
     log = open_csv(path)
     watch, purchase = events_of(log)
     ids = HashedIds()
-    assert (watch.event_id, watch.user_id, watch.item_id) == ("shop-1", 7, ids.id_of("-9"))
+    assert (watch.event_id, watch.user_id, watch.item_id) == (
+        f"{log.name}-1",
+        7,
+        ids.id_of("-9"),
+    )
     assert (watch.watch_ms, watch.price_minor, watch.context) == (1500, None, None)
     assert (purchase.user_id, purchase.price_minor) == (ids.id_of("anna"), 250)
     assert purchase.context == {"shop": "north"}
@@ -135,11 +158,25 @@ def test_a_csv_row_that_is_no_event_is_refused(tmp_path: Path, row: bytes, reaso
         ("user_id,item_id,action,event_time_ms\n", "has no rows"),
         ("user_id,item_id,action,event_time_ms\n1,2,click," + "9" * 200_000, "not a readable CSV"),
         ("", "0 bytes"),
+        (b"user_id,item_id,action,event_time_ms,\xff\n1,2,click,3,4\n", "no UTF-8"),
+        (b"\xff,item_id,action,event_time_ms\n1,2,click,3\n", "lacks ..user_id"),
     ],
 )
-def test_a_csv_log_that_cannot_be_read_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+def test_a_csv_log_that_cannot_be_read_is_an_error(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
     with pytest.raises(LogError, match=message):
         open_csv(csv_log(tmp_path, text))
+
+
+@pytest.mark.parametrize("read", [open_csv, open_jsonl])
+def test_a_log_one_may_not_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], RecordLog]
+) -> None:
+    path = csv_log(tmp_path, "user_id,item_id,action,event_time_ms\n1,2,click,3\n")
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(LogError, match="Permission denied"):
+        read(path)
 
 
 @pytest.mark.parametrize("read", [open_csv, open_jsonl])

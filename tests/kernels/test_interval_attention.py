@@ -17,6 +17,8 @@ from kernels.interval_attention import interval_attention
 from kernels.interval_attention.bias import time_bucket
 from kernels.jagged import offsets_of, positions_of
 
+backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+
 HEADS, WIDTH, VALUE_WIDTH, NUM_POSITIONS, NUM_BUCKETS = 2, 3, 5, 6, 9
 
 
@@ -75,6 +77,7 @@ def make_case(
     delta: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    backend: str = "auto",
 ) -> dict[str, Any]:
     """Users of `lengths` tokens, the last `targets` of them targets; delta computes only these."""
     generator = torch.Generator().manual_seed(seed)
@@ -98,6 +101,7 @@ def make_case(
         else masks.target_aware(total, num_targets),
         "score": score,
         "scale": 0.7,
+        "backend": backend,
     }
     if score == "silu":
         case["divisor"] = 11.0
@@ -114,6 +118,7 @@ def make_case(
     return case
 
 
+@backends
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=4),
@@ -123,19 +128,22 @@ def make_case(
     st.integers(0, 1000),
 )
 def test_it_equals_the_dense_loop(
-    users: list[tuple[int, int]], score: str, biased: bool, delta: bool, seed: int
+    backend: str, users: list[tuple[int, int]], score: str, biased: bool, delta: bool, seed: int
 ) -> None:
     case = make_case(
         [sum(user) for user in users], [user[1] for user in users],
-        score=score, biased=biased, delta=delta, seed=seed,
+        score=score, biased=biased, delta=delta, seed=seed, backend=backend,
     )  # fmt: skip
     torch.testing.assert_close(interval_attention(**case), dense_loop(case), rtol=1e-10, atol=1e-12)
 
 
+@backends
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.sampled_from(["silu", "softmax"]))
-def test_it_equals_the_dense_loop_for_any_two_intervals(data: st.DataObject, score: str) -> None:
-    case = make_case([6, 1, 4], [0, 0, 0], score=score)
+def test_it_equals_the_dense_loop_for_any_two_intervals(
+    backend: str, data: st.DataObject, score: str
+) -> None:
+    case = make_case([6, 1, 4], [0, 0, 0], score=score, backend=backend)
     for row, columns in enumerate([6] * 6 + [1] + [4] * 4):
         cuts = sorted(data.draw(st.lists(st.integers(0, columns), min_size=4, max_size=4)))
         order = data.draw(st.sampled_from([[0, 1, 2, 3], [2, 3, 0, 1]]))
@@ -143,16 +151,20 @@ def test_it_equals_the_dense_loop_for_any_two_intervals(data: st.DataObject, sco
     torch.testing.assert_close(interval_attention(**case), dense_loop(case), rtol=1e-10, atol=1e-12)
 
 
+@backends
 @pytest.mark.parametrize("lengths", [[33, 32, 31, 97], [129, 1, 0, 161]])
-def test_it_equals_the_dense_loop_where_padding_sizes_change(lengths: list[int]) -> None:
-    case = make_case(lengths, [min(length, 2) for length in lengths])
+def test_it_equals_the_dense_loop_where_padding_sizes_change(
+    lengths: list[int], backend: str
+) -> None:
+    case = make_case(lengths, [min(length, 2) for length in lengths], backend=backend)
     torch.testing.assert_close(interval_attention(**case), dense_loop(case), rtol=1e-10, atol=1e-12)
 
 
+@backends
 @pytest.mark.parametrize("score", ["silu", "softmax"])
 @pytest.mark.parametrize("delta", [False, True])
-def test_its_gradients_are_those_of_the_function(score: str, delta: bool) -> None:
-    case = make_case([3, 0, 1], [1, 0, 1], score=score, delta=delta)
+def test_its_gradients_are_those_of_the_function(score: str, delta: bool, backend: str) -> None:
+    case = make_case([3, 0, 1], [1, 0, 1], score=score, delta=delta, backend=backend)
     names = ["q", "k", "v", "position_bias", "time_bias"]
     inputs = [case[name].requires_grad_() for name in names]
 
@@ -162,9 +174,10 @@ def test_its_gradients_are_those_of_the_function(score: str, delta: bool) -> Non
     assert torch.autograd.gradcheck(attend, inputs)
 
 
+@backends
 @pytest.mark.parametrize("score", ["silu", "softmax"])
-def test_a_row_that_sees_nothing_gives_zero_and_takes_no_gradient(score: str) -> None:
-    case = make_case([4], [0], score=score)
+def test_a_row_that_sees_nothing_gives_zero_and_takes_no_gradient(score: str, backend: str) -> None:
+    case = make_case([4], [0], score=score, backend=backend)
     case["intervals"][2] = 0
     case["q"].requires_grad_()
     result = interval_attention(**case)
@@ -174,9 +187,10 @@ def test_a_row_that_sees_nothing_gives_zero_and_takes_no_gradient(score: str) ->
     assert case["q"].grad.isfinite().all()
 
 
+@backends
 @pytest.mark.parametrize("score", ["silu", "softmax"])
-def test_nan_stays_in_its_own_sequence_in_both_directions(score: str) -> None:
-    case = make_case([5, 3, 9], [1, 1, 1], score=score)
+def test_nan_stays_in_its_own_sequence_in_both_directions(score: str, backend: str) -> None:
+    case = make_case([5, 3, 9], [1, 1, 1], score=score, backend=backend)
     expected = interval_attention(**case)
     for name in ("q", "k", "v"):
         case[name] = case[name].clone()
@@ -192,16 +206,17 @@ def test_nan_stays_in_its_own_sequence_in_both_directions(score: str) -> None:
 
 
 def test_memory_it_takes_uninitialised_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = make_case([5, 0, 40], [1, 0, 3])
+    case = make_case([5, 0, 40], [1, 0, 3], backend="reference")
     expected = interval_attention(**case)
     monkeypatch.setattr(torch, "empty", lambda *a, **k: torch.full(a, torch.nan, **k))
     assert torch.equal(interval_attention(**case), expected)
 
 
+@backends
 @pytest.mark.parametrize("score", ["silu", "softmax"])
-def test_a_sequence_alone_gives_the_very_bits_it_gives_in_company(score: str) -> None:
+def test_a_sequence_alone_gives_the_very_bits_it_gives_in_company(score: str, backend: str) -> None:
     lengths, targets = [150, 17, 0, 64, 144, 1, 64], [16, 3, 0, 5, 16, 1, 5]
-    together = make_case(lengths, targets, score=score, dtype=torch.float32)
+    together = make_case(lengths, targets, score=score, dtype=torch.float32, backend=backend)
     expected = interval_attention(**together).split(lengths)
     for user, length in enumerate(lengths):
         lo = sum(lengths[:user])

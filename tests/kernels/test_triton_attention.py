@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ingest.runtime.errors import FreshetError
+from kernels.interval_attention.bias import Bias
 from kernels.interval_attention.triton import attend
 from tests.project.sources import ROOT
 
@@ -47,5 +48,5 @@ def test_without_a_gpu_and_the_interpreter_the_device_is_refused() -> None:
         attend(
             x, x, x, q_offsets=offsets, kv_offsets=offsets,
             intervals=torch.zeros(1, 4, dtype=torch.int32), score="silu", scale=1.0, divisor=1.0,
-            bias=None,
+            bias=Bias(),
         )  # fmt: skip

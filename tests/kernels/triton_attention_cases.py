@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
 from kernels import intervals as masks
-from kernels.interval_attention.bias import bias_index, time_bucket
+from kernels.interval_attention.bias import Bias, checked_bias, time_bucket
 from kernels.interval_attention.reference import reference
 from kernels.interval_attention.triton import attend
 from kernels.jagged import offsets_of, positions_of
@@ -137,7 +137,7 @@ def run(function: Callable[..., Tensor], case: Case, dtype: torch.dtype | None =
         if moved[name] is not None:
             moved[name] = moved[name].to(dtype or moved[name].dtype)
     leaves = {name: moved[name].requires_grad_() for name in NAMES if moved[name] is not None}
-    bias = bias_index(
+    bias = checked_bias(
         *(moved[n] for n in (*NAMES[3:], "q_positions", "q_times_ms", "kv_times_ms")),
         q=moved["q"], k=moved["k"], offsets=moved["q_offsets"],
     )  # fmt: skip
@@ -347,21 +347,22 @@ def test_refusals_name_what_is_wrong(change: Case, named: str) -> None:
     arguments = {name: case[name] for name in names}
     tensors = [case[name] if name in change else case[name].to(DEVICE) for name in "qkv"]
     with pytest.raises(FreshetError, match=f"refuses {named}:"):
-        attend(*tensors, bias=None, **arguments)
+        attend(*tensors, bias=Bias(), **arguments)
 
 
 def test_a_bias_elsewhere_is_refused() -> None:
     case = {
         name: x.to(DEVICE) if isinstance(x, Tensor) else x for name, x in make_case([4]).items()
     }
-    bias = bias_index(
+    bias = checked_bias(
         case["position_bias"], None, None, None, None, q=case["q"], k=case["k"],
         offsets=case["q_offsets"],
     )  # fmt: skip
-    assert bias is not None
+    assert bias.position is not None
+    elsewhere = torch.zeros(4, dtype=torch.int64, device="meta")
     names = ("q", "k", "v", "q_offsets", "kv_offsets", "intervals", "score", "scale", "divisor")
-    with pytest.raises(FreshetError, match=r"refuses bias\.q_times_ms"):
+    with pytest.raises(FreshetError, match=r"refuses bias\.q_positions"):
         attend(
             **{name: case[name] for name in names},
-            bias=replace(bias, q_times_ms=torch.zeros(4, dtype=torch.int64, device="meta")),
+            bias=Bias(position=replace(bias.position, q_positions=elsewhere)),
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from ingest.runtime.errors import BrokerError, ConfigError
 from ingest.runtime.service import StopSignal
@@ -241,7 +243,7 @@ def test_an_announcement_that_failed_is_repeated_before_anything_else(world: Wor
 
 def test_a_second_publisher_on_the_same_store_is_refused(world: World) -> None:
     publisher = Publisher(world.config, world.topic)
-    with pytest.raises(ConfigError, match="another publisher"):
+    with pytest.raises(ConfigError, match="directory in use"):
         Publisher(world.config, world.topic)
     publisher.close()
 
@@ -276,3 +278,34 @@ def test_settings_name_the_variable_that_is_missing(monkeypatch: pytest.MonkeyPa
 def test_a_configuration_that_cannot_work_names_its_field(field: str, value: float) -> None:
     with pytest.raises(ConfigError, match=field):
         PublisherConfig(exports=Path("e"), store=Path("s"), **{field: value})
+
+
+def test_a_hand_over_older_than_what_is_served_is_an_error_told_once(world: World) -> None:
+    world.export(5)
+    world.run()
+    shutil.rmtree(world.config.exports)
+    world.export(2)
+    before = refused("older")
+    publisher = Publisher(world.config, world.topic)
+    with capture_logs() as logs:
+        assert publisher.advance() is publisher.advance() is None
+    publisher.close()
+    assert [entry["reason"] for entry in logs if entry["log_level"] == "error"] == ["older"]
+    assert version_of(5) in logs[0]["error"]
+    assert refused("older") == before + 1
+
+
+def test_a_version_nobody_could_be_told_of_is_counted_shown_and_makes_the_old_ones_go(
+    world: World,
+) -> None:
+    for step in (1, 2):
+        world.export(step)
+        world.run()
+    published = REGISTRY.get_sample_value("freshet_publisher_published_total") or 0.0
+    world.export(3)
+    world.topic.failures = 1
+    with pytest.raises(BrokerError):
+        world.run()
+    assert REGISTRY.get_sample_value("freshet_publisher_published_total") == published + 1
+    assert REGISTRY.get_sample_value("freshet_publisher_snapshot_step") == 3
+    assert world.store.versions() == [version_of(2), version_of(3)]

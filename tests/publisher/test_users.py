@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from features.sequences import Counters, Progress, encode_progress
 from ingest.runtime.kafka import Record
@@ -15,6 +20,12 @@ from tests.publisher.tiny import targets_record, tiny_tokens
 
 def value_of(name: str, labels: dict[str, str] | None = None) -> float:
     return REGISTRY.get_sample_value(name, labels or {}) or 0.0
+
+
+def with_negative_item() -> npt.NDArray[np.void]:
+    tokens = tiny_tokens(0, 3)
+    tokens["item_id"][1] = -5
+    return tokens
 
 
 def test_a_message_replaces_its_user_whole_targets_included() -> None:
@@ -66,3 +77,52 @@ def test_progress_shows_how_current_histories_are() -> None:
     users.apply([Record(3, 0, 0, b"k", encode_progress(progress), ())])
     name = "freshet_serving_users_event_timestamp_seconds"
     assert value_of(name, {"partition": "3"}) == 5.5
+
+
+@given(
+    clocks_ms=st.lists(st.lists(st.integers(0, 5), max_size=12), min_size=2, max_size=2),
+    max_users=st.integers(1, 5),
+    interleaving=st.randoms(use_true_random=False),
+)
+def test_who_is_kept_does_not_depend_on_how_the_partitions_interleave(
+    clocks_ms: list[list[int]], max_users: int, interleaving: random.Random
+) -> None:
+    tokens = tiny_tokens(0, 1)
+    lines = [
+        [
+            targets_record(
+                offset % 4 * 2 + partition,
+                tokens,
+                partition=partition,
+                offset=offset,
+                clock_ms=clock,
+            )
+            for offset, clock in enumerate(sorted(clocks))
+        ]
+        for partition, clocks in enumerate(clocks_ms)
+    ]
+    order = [0] * len(lines[0]) + [1] * len(lines[1])
+    kept = []
+    for arranged in (order, order[::-1], interleaving.sample(order, len(order))):
+        waiting = [iter(line) for line in lines]
+        users = UserStates(max_users=max_users, max_history=4)
+        users.apply([next(waiting[partition]) for partition in arranged])
+        kept.append({user for user in range(8) if users.get(user) is not None})
+    assert kept[0] == kept[1] == kept[2]
+    assert len(kept[0]) == len(users) <= max_users
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (targets_record(1, tiny_tokens(0, 3))._replace(partition=1), "another partition"),
+        (targets_record(-1, tiny_tokens(0, 3)), "negative id"),
+        (targets_record(1, with_negative_item()), "negative id"),
+    ],
+)
+def test_what_the_trainer_refuses_is_not_served(record: Record, reason: str) -> None:
+    users = UserStates(max_users=10, max_history=8)
+    with capture_logs() as logs:
+        users.apply([record])
+    assert len(users) == 0
+    assert reason in logs[0]["error"]

@@ -68,15 +68,21 @@ def tiny_tokens(seed: int, num: int) -> npt.NDArray[np.void]:
 
 
 def targets_record(
-    user_id: int, tokens: npt.NDArray[np.void], *, offset: int = 0, num_targets: int = 1
+    user_id: int,
+    tokens: npt.NDArray[np.void],
+    *,
+    partition: int = 0,
+    offset: int = 0,
+    clock_ms: int = WATERMARK_MS,
+    num_targets: int = 1,
 ) -> Record:
     value = encode_targets(
-        partition=0,
+        partition=partition,
         user_id=user_id,
-        clock_ms=WATERMARK_MS,
+        clock_ms=clock_ms,
         first_offset=0,
         last_offset=num_targets,
         tokens=tokens.tobytes(),
         target_offsets=list(range(num_targets)),
     )
-    return Record(0, offset, 0, str(user_id).encode(), value, ())
+    return Record(partition, offset, 0, str(user_id).encode(), value, ())

@@ -20,7 +20,6 @@ def forward_logits(
     tokens = np.concatenate([history, targets])
     columns = SequenceColumns(
         user_ids=np.array([7]),
-        clocks_ms=np.array([0]),
         offsets=np.array([0, len(tokens)]),
         num_targets=np.array([len(candidates)]),
         tokens=tokens,

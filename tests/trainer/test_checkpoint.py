@@ -47,10 +47,23 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 def test_only_the_newest_are_kept_and_left_overs_are_cleared(tmp_path: Path) -> None:
     (tmp_path / ".000000000009.77").mkdir()
+    (tmp_path / ".lock").touch()
     for step in range(1, 6):
         write_checkpoint(tmp_path, checkpoint_of(step), keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["000000000004", "000000000005"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000000004", "000000000005"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock", "000000000004", "000000000005"
+    ]  # fmt: skip
+
+
+def test_a_damaged_one_is_replaced_and_a_sound_one_stays(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, checkpoint_of(1), keep=2)
+    (path / "adam.safetensors").write_bytes(b"damaged")
+    write_checkpoint(tmp_path, checkpoint_of(1), keep=2)
+    read_checkpoint(path)
+    written_ns = path.stat().st_mtime_ns
+    write_checkpoint(tmp_path, checkpoint_of(1), keep=2)
+    assert path.stat().st_mtime_ns == written_ns
 
 
 @pytest.mark.parametrize(

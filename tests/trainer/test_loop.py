@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import Record
+from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
 from tests.trainer.streams import TASKS, Buried, RecordedReader, end_ms, recorded
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
 from trainer.config import RunConfig, TrainerConfig
 from trainer.export import Position, list_exports, read_export
 from trainer.learner import Learner, Scored
 from trainer.loop import train
 from trainer.model.config import ModelConfig
-from trainer.ne_log import StepLine, read_ne_log
+from trainer.ne_log import NeLog, StepLine, read_ne_log
 from trainer.ranks import Ranks
 from trainer.session import Session
 
@@ -228,10 +231,15 @@ def test_a_step_that_is_not_finite_is_skipped_and_changes_no_weight(
         return learned
 
     monkeypatch.setattr(Learner, "learn", poisoned)
-    run_once(tmp_path, alone, records=records, stop_at_clock_ms=end_ms(60))
+    session = run_once(tmp_path, alone, records=records, stop_at_clock_ms=end_ms(60))
     lines = read_ne_log(tmp_path / "ne.jsonl")
-    assert [line.skipped for line in lines].count(True) == 1
+    (skipped,) = [index for index, line in enumerate(lines) if line.skipped]
+    assert lines[skipped].num_targets == 0
+    assert lines[skipped].total_targets == sum(line.num_targets for line in lines[:skipped])
+    assert lines[skipped].tasks["like"]["log_loss_sum"] is not None  # scored all the same
     assert not lines[-1].skipped
+    assert lines[-1].total_targets == sum(line.num_targets for line in lines) == session.num_targets
+    assert session.records["like"].lifetime.num_targets > session.num_targets
     for name, tensor in before[0].items():
         assert torch.equal(tensor, after[0][name]), name
 
@@ -277,3 +285,79 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(
     other = replace(CONFIG, model=replace(CONFIG.model, hidden_dim=32))
     with pytest.raises(ConfigError, match=r"model.hidden_dim: checkpoint 16, configured 32"):
         run_once(tmp_path, alone, records=records, config=other)
+
+
+def test_a_hand_over_the_kill_left_out_is_made_up_for_at_the_next_start(
+    alone: Ranks, records: list[Record], tmp_path: Path
+) -> None:
+    run_once(tmp_path, alone, records=records)
+    (export,) = list_exports(tmp_path / "exports")
+    shutil.rmtree(export)
+    (tmp_path / "exports" / f".{export.name}.77").mkdir()
+    run_once(tmp_path, alone, records=records)
+    assert list((tmp_path / "exports").iterdir()) == [export]
+
+
+def test_a_damaged_newest_checkpoint_is_written_anew_and_its_export_taken_back(
+    alone: Ranks, records: list[Record], whole: tuple[Checkpoint, list[StepLine]], tmp_path: Path
+) -> None:
+    run_once(tmp_path, alone, records=records)
+    before, newest = list_checkpoints(tmp_path / "checkpoints")[-2:]
+    (newest / "table.safetensors").write_bytes(b"damaged")
+    with capture_logs() as logs:
+        run_once(tmp_path, alone, records=records)
+    taken_back = {"export_step": int(newest.name), "checkpoint_step": int(before.name)}
+    assert [
+        e for e in logs if e["event"] == "export_taken_back" and taken_back.items() <= e.items()
+    ]
+    assert_same(read_checkpoint(newest), whole[0])
+    assert list_exports(tmp_path / "exports")[-1].name == newest.name
+
+
+def test_a_checkpoint_damaged_since_it_was_gone_on_from_takes_no_sound_ones_place(
+    alone: Ranks, records: list[Record], tmp_path: Path
+) -> None:
+    run_once(tmp_path, alone, records=records, checkpoint_every_steps=2)
+    sound, *damaged = list_checkpoints(tmp_path / "checkpoints")
+    assert len(damaged) == 2
+    for path in damaged:
+        (path / "checkpoint.json").unlink()
+    run_once(tmp_path, alone, records=records, checkpoint_every_steps=1000, stop=StopAfter(1))
+    assert list_checkpoints(tmp_path / "checkpoints") == [sound]
+
+
+def test_a_second_trainer_on_the_same_checkpoints_is_refused(
+    alone: Ranks, records: list[Record], tmp_path: Path
+) -> None:
+    hint = "the first"
+    with (
+        lock_directory(tmp_path / "checkpoints", hint=hint),
+        pytest.raises(ConfigError, match=r"directory in use.*stop the other trainer"),
+    ):
+        run_once(tmp_path, alone, records=records)
+
+
+def test_a_checkpoint_with_partitions_the_topic_lacks_is_refused(
+    alone: Ranks, records: list[Record], tmp_path: Path
+) -> None:
+    run_once(tmp_path, alone, records=records)
+    fewer = Session(CONFIG, alone, starts={0: 0}, code_revision="tested")
+    with pytest.raises(ConfigError, match=r"partitions the topic lacks: \[1\]"):
+        fewer.resume(tmp_path / "checkpoints")
+
+
+def test_lines_are_on_the_disk_before_the_checkpoint_that_is_past_them(
+    alone: Ranks, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    effects: list[str] = []
+    monkeypatch.setattr(NeLog, "sync", lambda _: effects.append("sync"))
+    original = Session.checkpoint
+
+    def checkpoint(self: Session) -> Checkpoint | None:
+        effects.append("checkpoint")
+        return original(self)
+
+    monkeypatch.setattr(Session, "checkpoint", checkpoint)
+    run_once(tmp_path, alone, records=records)
+    assert effects[::2] == ["sync"] * (len(effects) // 2)
+    assert effects[1::2] == ["checkpoint"] * (len(effects) // 2)

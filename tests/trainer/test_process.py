@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -106,6 +107,10 @@ def test_two_ranks_share_the_partitions_and_train_every_target_once(
     stream: str, tmp_path: Path
 ) -> None:
     finish(start(tmp_path, stream, ranks=2))
+    log = (tmp_path / "trainer.log").read_text().splitlines()
+    served = [json.loads(line) for line in log if '"metrics_served"' in line]
+    assert sorted(entry["rank"] for entry in served) == [0, 1]
+    assert len({entry["port"] for entry in served}) == 2
     state = read_checkpoint(list_checkpoints(tmp_path / "checkpoints")[-1]).state
     assert state.num_targets == _targets_in(stream)
     assert sorted(state.positions) == [0, 1]

@@ -46,8 +46,6 @@ def train_fixed(directory: Path, ranks: Ranks) -> Session:
         mine = [m for m in part if m.partition % ranks.world == ranks.rank]
         batch = MessageBatch(
             values=tuple(message.value for message in mine),
-            num_tokens=sum(message.num_tokens for message in mine),
-            num_targets=sum(message.num_targets for message in mine),
             clock_ms=step,
             positions=dict.fromkeys(session.positions, Position(offset=step)),
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kernels.interval_attention import interval_attention
+from kernels.interval_attention.dispatch import check_backend
 from trainer.model.config import ModelConfig
 from trainer.model.registry import register
 
@@ -46,8 +47,9 @@ class Past:
 class HSTULayer(nn.Module):
     """U, V, Q, K = silu(f1(norm(X))); X + f2(norm(attend(Q, K, V)) * U)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, attention_backend: str) -> None:
         super().__init__()
+        self.attention_backend = attention_backend
         self.num_heads = config.num_heads
         self.widths = (config.value_dim, config.value_dim, config.qk_dim, config.qk_dim)
         self.divisor = config.attention_divisor
@@ -87,6 +89,7 @@ class HSTULayer(nn.Module):
             q_positions=view.q_positions,
             q_times_ms=view.q_times_ms,
             kv_times_ms=view.kv_times_ms,
+            backend=self.attention_backend,
         )
         update = self.output(self.attended_norm(attended.flatten(1)) * gate.flatten(1))
         return x + update, keys, values
@@ -94,11 +97,18 @@ class HSTULayer(nn.Module):
 
 @register("backbone", "hstu")
 class HSTU(nn.Module):
-    """A stack of layers over jagged sequences."""
+    """A stack of layers over jagged sequences.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Raises:
+        FreshetError: no such attention backend.
+    """
+
+    def __init__(self, config: ModelConfig, attention_backend: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(HSTULayer(config) for _ in range(config.num_layers))
+        check_backend(attention_backend)
+        self.layers = nn.ModuleList(
+            HSTULayer(config, attention_backend) for _ in range(config.num_layers)
+        )
 
     def forward(
         self, x: Tensor, view: View, past: Past | None = None

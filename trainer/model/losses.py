@@ -21,14 +21,12 @@ def labels(actions: Tensor, task_masks: tuple[int, ...]) -> Tensor:
     return ((actions[:, None] & masks) != 0).float()
 
 
-def ranking_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def ranking_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """The sum of binary cross-entropies over targets and tasks, in nats.
 
-    Shapes: logits, labels [M,tasks]; weights broadcastable to them, e.g. [M,1] or [tasks].
+    Shapes: logits, labels [M,tasks].
     """
-    return functional.binary_cross_entropy_with_logits(
-        logits, labels, weight=weights, reduction="sum"
-    )
+    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
 
 def sampled_softmax_loss(
@@ -41,18 +39,17 @@ def sampled_softmax_loss(
     positive_ids: Tensor,
     negative_ids: Tensor,
     temperature: float,
-    weights: Tensor | None = None,
 ) -> Tensor:
     """The sum over targets of -log p(positive) among positive and negatives, in nats.
 
     A logit is cosine / temperature - log q, q being how often the sampler draws that item
     (Yi et al. 2019, section 3). A negative that is the target's own item is left out.
 
-    Shapes: query, positive [M,E] and negatives [R,E], each of norm 1; positive_log_q, positive_ids,
-    weights [M]; negative_log_q, negative_ids [R].
+    Shapes: query, positive [M,E] and negatives [R,E], each of norm 1; positive_log_q, positive_ids
+    [M]; negative_log_q, negative_ids [R].
     """
     own = (query * positive).sum(1) / temperature - positive_log_q
     others = query @ negatives.t() / temperature - negative_log_q
     others = others.masked_fill(positive_ids[:, None] == negative_ids, -torch.inf)
     loss = torch.logaddexp(own, others.logsumexp(1)) - own if len(negative_ids) else own * 0.0
-    return (loss if weights is None else loss * weights).sum()
+    return loss.sum()

@@ -22,12 +22,10 @@ from trainer.model.tokens import TokenEncoder
 class ModelOutput:
     """What a forward says of M targets.
 
-    Shapes: `task_logits` [M,tasks]; `target_states` [M,E]; `query` [M,E], norm 1, from the history
-    alone.
+    Shapes: `task_logits` [M,tasks]; `query` [M,E], norm 1, from the history alone.
     """
 
     task_logits: Tensor
-    target_states: Tensor
     query: Tensor
 
 
@@ -53,6 +51,9 @@ class Recommender(nn.Module):
     Targets of one message attend its history and themselves, never each other (HSTU's M-FALCON,
     Zhai et al. 2024, section 3.4), so training's `forward` and serving's `encode` + `score` agree.
 
+    `attention_backend` is how this machine computes attention, no property of the weights: a name of
+    `kernels.interval_attention.dispatch.BACKENDS`, or "auto".
+
     Example:
         >>> model = Recommender(ModelConfig(tasks=(("like", 8),)))
         >>> batch = TokenBatch.of_items(user_ids=[7], item_ids=[[1, 2, 3]], num_targets=[2])
@@ -60,11 +61,11 @@ class Recommender(nn.Module):
         torch.Size([2, 1])
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
         super().__init__()
         self.config = config
         self.tokens = TokenEncoder(config)
-        self.backbone: nn.Module = find("backbone", config.backbone)(config)
+        self.backbone: nn.Module = find("backbone", config.backbone)(config, attention_backend)
         self.final_norm = nn.LayerNorm(config.embedding_dim)
         self.start_state = nn.Parameter(torch.randn(config.embedding_dim) * 0.1)
         self.ranking = RankingHead(config)
@@ -83,14 +84,13 @@ class Recommender(nn.Module):
         states, _, _ = self.backbone(self.tokens(batch, item_embeddings), view)
         states = self.final_norm(states)
         user_state = self._user_state(states, batch.offsets, batch.lengths - batch.num_targets)
-        target_states = states.index_select(0, batch.target_index)
         logits = self.ranking(
-            target_states,
+            states.index_select(0, batch.target_index),
             item_embeddings.index_select(0, batch.target_index),
             user_state.index_select(0, batch.target_user),
         )
         query = self.retrieval.query(user_state).index_select(0, batch.target_user)
-        return ModelOutput(task_logits=logits, target_states=target_states, query=query)
+        return ModelOutput(task_logits=logits, query=query)
 
     def encode(self, history: TokenBatch, item_embeddings: Tensor) -> HistoryCache:
         """Encode histories once, for any number of `score` calls.

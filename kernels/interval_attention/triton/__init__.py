@@ -10,8 +10,9 @@ from torch import Tensor
 from triton import knobs
 
 from ingest.runtime.errors import FreshetError
-from kernels.interval_attention.bias import BiasIndex
+from kernels.interval_attention.bias import Bias
 from kernels.interval_attention.triton import launch
+from kernels.interval_attention.triton.joined import JoinedBias, join
 from kernels.interval_attention.triton.launch import Call
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,7 +33,7 @@ def attend(
     score: str,
     scale: float,
     divisor: float,
-    bias: BiasIndex | None,
+    bias: Bias,
 ) -> Tensor:
     """`reference.reference` by Triton kernels, on a GPU (or anywhere under TRITON_INTERPRET=1).
 
@@ -44,13 +45,14 @@ def attend(
     Raises:
         FreshetError: a device, dtype, width or stride there is no kernel for.
     """
-    _check(q, k, v, intervals, bias)
+    joined = join(bias, q, k)
+    _check(q, k, v, intervals, joined)
     call = Call(
         q=q, k=k, v=v, q_offsets=q_offsets.contiguous(), kv_offsets=kv_offsets.contiguous(),
         intervals=intervals.contiguous(), softmax=score == "softmax", scale=scale, divisor=divisor,
-        bias=None if bias is None else _dense(bias),
+        bias=joined,
     )  # fmt: skip
-    table = q.new_zeros(0) if bias is None else bias.table
+    table = q.new_zeros(0) if joined is None else joined.table
     result: Tensor = _Attend.apply(q, k, v, table, call)
     return result
 
@@ -94,17 +96,7 @@ def _spread(by_distance: Tensor, by_bucket: Tensor) -> Tensor:
     return (by_distance[:, None] / num_buckets + over_mean).flatten()
 
 
-def _dense(bias: BiasIndex) -> BiasIndex:
-    return replace(
-        bias,
-        table=bias.table.contiguous(),
-        q_positions=bias.q_positions.contiguous(),
-        q_times_ms=bias.q_times_ms.contiguous(),
-        kv_times_ms=bias.kv_times_ms.contiguous(),
-    )
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, bias: BiasIndex | None) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, bias: JoinedBias | None) -> None:
     if q.device.type != "cuda" and not _INTERPRETED:
         raise _refused("device", f"It is {q.device}, not a GPU, and TRITON_INTERPRET is not set.")
     if q.dtype not in _DTYPES:
@@ -125,7 +117,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, bias: BiasIndex |
             raise _refused(name, f"It is on {x.device}, q on {q.device}.")
 
 
-def _tensors(bias: BiasIndex | None) -> list[tuple[str, Tensor]]:
+def _tensors(bias: JoinedBias | None) -> list[tuple[str, Tensor]]:
     if bias is None:
         return []
     names = ("table", "q_positions", "q_times_ms", "kv_times_ms")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kernels.interval_attention.bias import BiasIndex, _edges
+from kernels.interval_attention.bias import edges_ms
 from kernels.interval_attention.triton.backward import (
     key_value_gradient_kernel,
     query_gradient_kernel,
@@ -17,6 +17,7 @@ from kernels.interval_attention.triton.backward import (
 )
 from kernels.interval_attention.triton.bias_gradient import bias_gradient_kernel
 from kernels.interval_attention.triton.forward import forward_kernel
+from kernels.interval_attention.triton.joined import JoinedBias
 from kernels.jagged import offsets_of
 
 Kernel = Literal["forward", "query_gradient", "key_value_gradient", "bias_gradient"]
@@ -109,7 +110,7 @@ class Call:
     softmax: bool
     scale: float
     divisor: float
-    bias: BiasIndex | None
+    bias: JoinedBias | None
 
     def configuration(self, kernel: Kernel) -> Configuration:
         """The block sizes this call takes."""
@@ -145,7 +146,7 @@ class Call:
 @cache
 def edges_on(num_buckets: int, device: torch.device) -> Tensor:
     """The boundaries of the time buckets, int64[max(NB-1,1)], on a device."""
-    edges = _edges(num_buckets)
+    edges = edges_ms(num_buckets)
     return (edges if len(edges) else edges.new_zeros(1)).to(device)
 
 
@@ -209,7 +210,7 @@ def key_value_gradient(
 
 
 def bias_gradient(
-    call: Call, bias: BiasIndex, log_sums: Tensor, deltas: Tensor, out_gradient: Tensor
+    call: Call, bias: JoinedBias, log_sums: Tensor, deltas: Tensor, out_gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The score gradients summed by distance, float32[P], and by time bucket, float32[NB]."""
     num_rows, num_heads = call.q.shape[:2]

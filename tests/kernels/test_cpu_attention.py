@@ -1,0 +1,279 @@
+"""The C++ of interval attention: as exact as its reference, and the same bits however it is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ingest.runtime.errors import FreshetError
+from kernels import intervals as masks
+from kernels.interval_attention import interval_attention
+from kernels.interval_attention.cpu import build, operator
+from kernels.jagged import offsets_of, positions_of
+
+TRAINED = ("q", "k", "v", "position_bias", "time_bias")
+DAY_MS = 86_400_000
+# Where the reference happens to be exact a last bit may still differ.
+FLOOR = 1e-6
+
+
+def make_case(
+    lengths: list[int],
+    *,
+    score: str = "silu",
+    width: int = 16,
+    value_width: int = 16,
+    heads: int = 2,
+    mask: Tensor | None = None,
+    q_lengths: list[int] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Float32 sequences with both biases, times in order; causal unless told otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.tensor(lengths, dtype=torch.int64)
+    rows = columns if q_lengths is None else torch.tensor(q_lengths, dtype=torch.int64)
+    num_rows, num_columns = int(rows.sum()), int(columns.sum())
+    times = torch.randint(0, 30 * DAY_MS, (num_columns,), generator=generator).sort().values
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "q": normal(num_rows, heads, width),
+        "k": normal(num_columns, heads, width),
+        "v": normal(num_columns, heads, value_width),
+        "q_offsets": offsets_of(rows),
+        "kv_offsets": offsets_of(columns),
+        "intervals": masks.causal(columns) if mask is None else mask,
+        "score": score,
+        "scale": width**-0.5,
+        "divisor": 64.0 if score == "silu" else 1.0,
+        "position_bias": normal(100),
+        "time_bias": normal(64),
+        "q_positions": positions_of(rows),
+        "q_times_ms": times if q_lengths is None else torch.full((num_rows,), 31 * DAY_MS),
+        "kv_times_ms": times,
+    }
+
+
+def in_double(case: dict[str, Any]) -> dict[str, Any]:
+    return case | {name: case[name].double() for name in TRAINED}
+
+
+def results(case: dict[str, Any], backend: str) -> dict[str, Tensor]:
+    """The output and the gradients of everything trained."""
+    leaves = {name: case[name].detach().clone().requires_grad_() for name in TRAINED}
+    output = interval_attention(**(case | leaves), backend=backend)
+    generator = torch.Generator().manual_seed(7)
+    grad = torch.randn(output.shape, generator=generator).to(output.dtype)
+    grads = torch.autograd.grad(output, list(leaves.values()), grad, materialize_grads=True)
+    return {"output": output.detach(), **dict(zip(TRAINED, grads, strict=True))}
+
+
+def assert_as_exact_as_the_reference(case: dict[str, Any]) -> None:
+    exact, same_precision = results(in_double(case), "reference"), results(case, "reference")
+    for name, found in results(case, "cpu").items():
+        if not found.numel():
+            continue
+        size = max(1.0, float(exact[name].abs().max()))
+        error = float((found - exact[name]).abs().max()) / size
+        allowed = 2 * float((same_precision[name] - exact[name]).abs().max()) / size + FLOOR
+        assert error <= allowed, f"{name}: {error:.3g} > {allowed:.3g}"
+
+
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+@pytest.mark.parametrize("lengths", [[0], [1], [63], [97, 0, 48], [1025]])
+def test_its_error_is_at_most_twice_that_of_the_reference(score: str, lengths: list[int]) -> None:
+    assert_as_exact_as_the_reference(make_case(lengths, score=score))
+
+
+@pytest.mark.parametrize(
+    ("width", "value_width"), [(1, 3), (17, 5), (64, 32), (128, 128), (256, 7)]
+)
+def test_any_width_will_do(width: int, value_width: int) -> None:
+    case = make_case([70, 33], width=width, value_width=value_width, heads=3)
+    assert_as_exact_as_the_reference(case)
+
+
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+def test_targets_and_cached_columns_are_as_exact(score: str) -> None:
+    lengths, targets = torch.tensor([130, 200, 9]), torch.tensor([16, 70, 9])
+    mask = masks.target_aware(lengths, targets)
+    assert_as_exact_as_the_reference(make_case(lengths.tolist(), score=score, mask=mask))
+    mask = masks.candidates(lengths - targets, targets)
+    case = make_case(lengths.tolist(), score=score, mask=mask, q_lengths=targets.tolist())
+    assert_as_exact_as_the_reference(case)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.data(),
+    st.lists(st.integers(0, 130), min_size=1, max_size=3),
+    st.sampled_from(["silu", "softmax"]),
+    st.integers(1, 40),
+    st.integers(1, 40),
+)
+def test_any_shape_and_intervals_are_as_exact(
+    data: st.DataObject, lengths: list[int], score: str, width: int, value_width: int
+) -> None:
+    case = make_case(lengths, score=score, width=width, value_width=value_width)
+    seed = data.draw(st.integers(0, 10_000))
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.repeat_interleave(torch.tensor(lengths), torch.tensor(lengths))
+    cuts = torch.rand(len(columns), 4, generator=generator).sort(dim=1).values
+    cuts = (cuts * (columns[:, None] + 1)).int()
+    swapped = torch.rand(len(columns), generator=generator) < 0.5
+    case["intervals"] = torch.where(swapped[:, None], cuts[:, [2, 3, 0, 1]], cuts)
+    case["q_positions"] = torch.randint(-300, 300, (len(columns),), generator=generator)
+    if seed % 2:
+        case["q_times_ms"] = case["q_times_ms"][torch.randperm(len(columns), generator=generator)]
+    assert_as_exact_as_the_reference(case)
+
+
+@pytest.mark.parametrize("missing", ["position", "time", "both"])
+def test_a_bias_may_be_absent(missing: str) -> None:
+    case = make_case([97, 40])
+    if missing != "time":
+        case |= {"position_bias": None, "q_positions": None}
+    if missing != "position":
+        case |= {"time_bias": None, "q_times_ms": None, "kv_times_ms": None}
+    expected = interval_attention(**case, backend="reference")
+    torch.testing.assert_close(interval_attention(**case, backend="cpu"), expected)
+
+
+def test_heads_cut_out_of_a_wider_row_need_no_copy() -> None:
+    case = make_case([50, 20], heads=2)
+    joined = torch.cat([case["q"], case["k"], case["v"]], dim=2)
+    cut = dict(zip("qkv", joined.split(16, dim=2), strict=True))
+    expected = interval_attention(**case, backend="cpu")
+    assert torch.equal(interval_attention(**(case | cut), backend="cpu"), expected)
+
+
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+def test_any_number_of_threads_gives_the_same_bits(score: str) -> None:
+    case = make_case([300, 1, 0, 1000, 77], score=score)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(results(case, "cpu"))
+    torch.set_num_threads(1)
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+def test_gradients_alone_are_the_very_bits_of_those_in_company(score: str) -> None:
+    lengths = [150, 17, 0, 97]
+    together = make_case(lengths, score=score)
+    expected = results(together, "cpu")
+    for user, length in enumerate(lengths):
+        lo = sum(lengths[:user])
+        own = slice(lo, lo + length)
+        alone = together | {"q_offsets": torch.tensor([0, length])}
+        alone["kv_offsets"] = alone["q_offsets"]
+        for name in ("q", "k", "v", "intervals", "q_positions", "q_times_ms", "kv_times_ms"):
+            alone[name] = together[name][own]
+        leaves = {name: alone[name].clone().requires_grad_() for name in "qkv"}
+        output = interval_attention(**(alone | leaves), backend="cpu")
+        whole = torch.randn(sum(lengths), 2, 16, generator=torch.Generator().manual_seed(7))
+        grads = torch.autograd.grad(output, list(leaves.values()), whole[own])
+        assert torch.equal(output, expected["output"][own])
+        for name, grad in zip("qkv", grads, strict=True):
+            assert torch.equal(grad, expected[name][own]), name
+
+
+def test_columns_without_rows_get_gradient_zero() -> None:
+    case = make_case([5, 40], q_lengths=[0, 2], mask=masks.causal(torch.tensor([2])))
+    found = results(case, "cpu")
+    assert not found["k"][:5].any()
+    assert not found["v"][:5].any()
+    assert found["v"].isfinite().all()
+
+
+def test_scratch_memory_it_takes_uninitialised_never_shows(tmp_path: Path) -> None:
+    # glibc fills what malloc returns with this pattern: floats of 3e38.
+    script = (
+        "import sys, torch\n"
+        "from tests.kernels.test_cpu_attention import make_case, results\n"
+        "torch.save([results(make_case([97, 1, 50], score=s, value_width=5), 'cpu')"
+        " for s in ('silu', 'softmax')], sys.argv[1])"
+    )
+    environ = os.environ | {"MALLOC_PERTURB_": "128", "PYTHONPATH": os.pathsep.join(sys.path)}
+    path = tmp_path / "found.pt"
+    subprocess.run([sys.executable, "-c", script, str(path)], env=environ, check=True)
+    for score, found in zip(("silu", "softmax"), torch.load(path), strict=True):
+        for name, expected in results(
+            make_case([97, 1, 50], score=score, value_width=5), "cpu"
+        ).items():
+            assert torch.equal(found[name], expected), name
+
+
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+def test_pytorch_finds_its_operators_registered_in_full(score: str) -> None:
+    operator.load()
+    case = in_double(make_case([5, 3], score=score, width=3, value_width=2))
+    arguments = [case[name] for name in ("q", "k", "v", "q_offsets", "kv_offsets", "intervals")]
+    for name in ("q", "k", "v"):
+        case[name].requires_grad_()
+    position, time = case["position_bias"].requires_grad_(), case["time_bias"].requires_grad_()
+    edges = operator.edges_ms(len(time))
+    torch.library.opcheck(
+        torch.ops.freshet_cpu.interval_attention.default,
+        (*arguments, position, case["q_positions"], time, edges, case["q_times_ms"],
+         case["kv_times_ms"], score == "softmax", 0.5, case["divisor"]),
+    )  # fmt: skip
+
+
+def test_export_keeps_it_as_one_operator() -> None:
+    case = make_case([5, 3])
+    operator.load()
+    constants = {name: case.pop(name) for name in ("score", "scale", "divisor")}
+
+    class Attention(torch.nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            softmax, scale = constants["score"] == "softmax", constants["scale"]
+            output, _ = torch.ops.freshet_cpu.interval_attention(
+                q, k, v, case["q_offsets"], case["kv_offsets"], case["intervals"],
+                None, None, None, None, None, None, softmax, scale, constants["divisor"],
+            )  # fmt: skip
+            return output
+
+    inputs = (case["q"], case["k"], case["v"])
+    program = torch.export.export(Attention(), inputs)
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert "freshet_cpu.interval_attention.default" in targets
+    assert torch.equal(program.module()(*inputs), Attention()(*inputs))
+
+
+def test_a_library_of_other_sources_is_never_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for source in build.SOURCES.glob("*.[ch]*"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    built = build.built_library()
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    assert build.built_library() == built
+    (tmp_path / "problem.h").write_text("// changed")
+    with pytest.raises(FreshetError, match="not built") as caught:
+        build.built_library()
+    assert 'backend="reference"' in str(caught.value)
+
+
+def test_a_missing_compiler_names_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "BUILD_DIR", tmp_path)
+    monkeypatch.setenv("CXX", "no-such-compiler -x")
+    with pytest.raises(FreshetError, match="no C\\+\\+ compiler") as caught:
+        build.build()
+    assert 'backend="reference"' in str(caught.value)
+    assert not list(tmp_path.iterdir())
