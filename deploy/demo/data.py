@@ -69,6 +69,8 @@ class DemoLog:
         return {
             "FRESHET_TRAINER_TASKS": ",".join(self.tasks),
             "FRESHET_FEATURES_EMIT_AFTER_MS": str(FEATURES.emit_after_ms),
+            # A demo is over in a minute or two: publish often enough to see versions change.
+            "FRESHET_TRAINER_EXPORT_EVERY_SECONDS": "2",
         }
 
     def send(
