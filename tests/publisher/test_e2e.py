@@ -12,17 +12,22 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from deploy.broker import Broker
 from deploy.processes import Child, await_condition
+from ingest.events import partition_key
 from ingest.runtime.kafka import create_topics, make_producer, read_all
+from ingest.runtime.partitions import partition_of
 from ingest.runtime.topics import SEQUENCES, SNAPSHOTS
 from publisher.snapshots import Announcement, SnapshotStore, version_of
 from tests.publisher.tiny import ITEM_IDS, targets_record, tiny_export, tiny_tokens
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
+NUM_PARTITIONS = 2
 _names = itertools.count()
 
 
@@ -68,7 +73,7 @@ class World:
 
 @pytest.fixture
 def world(broker: Broker, tmp_path: Path) -> Iterator[World]:
-    create_topics(broker.bootstrap, 2)
+    create_topics(broker.bootstrap, NUM_PARTITIONS)
     world = World(broker.bootstrap, tmp_path)
     yield world
     for child in world.children:
@@ -87,6 +92,12 @@ def serves(client: httpx.Client, step: int) -> Callable[[], bool]:
     return is_live
 
 
+def message_of(user_id: int, tokens: npt.NDArray[np.void], num_targets: int = 1) -> bytes:
+    """A targets message that names the partition its key will put it into."""
+    partition = partition_of(partition_key(user_id), NUM_PARTITIONS)
+    return targets_record(user_id, tokens, partition=partition, num_targets=num_targets).value
+
+
 def send(bootstrap: str, values: list[tuple[int, bytes]]) -> None:
     producer = make_producer(bootstrap)
     for user_id, value in values:
@@ -97,7 +108,7 @@ def send(bootstrap: str, values: list[tuple[int, bytes]]) -> None:
 
 def test_from_a_hand_over_to_an_answer_and_to_the_next_version(world: World) -> None:
     tokens = tiny_tokens(0, 12)
-    send(world.bootstrap, [(7, targets_record(7, tokens).value), (8, b"garbage")])
+    send(world.bootstrap, [(7, message_of(7, tokens)), (8, b"garbage")])
     server, client = world.serving()
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
@@ -110,7 +121,7 @@ def test_from_a_hand_over_to_an_answer_and_to_the_next_version(world: World) -> 
     assert first["num_history_tokens"] == 12
 
     newer = tiny_tokens(1, 15)
-    send(world.bootstrap, [(7, targets_record(7, newer, num_targets=3).value)])
+    send(world.bootstrap, [(7, message_of(7, newer, num_targets=3))])
     until(lambda: client.get("/users/7").json()["num_tokens"] == 15, server)
     assert rank(client, body)["scores"] != first["scores"]
 
