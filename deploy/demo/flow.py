@@ -31,6 +31,7 @@ from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import TopicReader, read_all
 from ingest.runtime.service import StopSignal
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SNAPSHOTS
+from trainer.ne_log import StepLine
 
 _DRAIN_SECONDS = 1800.0
 _SETTLE_SECONDS = 180.0
@@ -50,6 +51,18 @@ class Measured:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What the log taught, before anything else is sent.
+
+    `ages_seconds` from arrival to served of the tail's events, `served_ms` when that was.
+    """
+
+    steps: list[StepLine]
+    ages_seconds: Floats
+    served_ms: Floats
+
+
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """Run the demo, write its files below `options.directory` and return the summary.
 
@@ -67,11 +80,12 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         demo = _Demo(options, stack, log, console)
         try:
             measured = demo.replay_all()
-            summary = demo.conclude(measured)
+            learned = demo.learned(measured.tail_starts)
+            summary = demo.conclude(measured, learned)
             summary["seconds"] |= {"start": ready - started, "total": time.monotonic() - started}
             path = options.directory / "summary.json"
             path.write_text(json.dumps(summary, indent=2) + "\n")
-            demo.draw(measured)
+            demo.draw(learned)
         finally:
             demo.watch.close()
     save_page(summary, options.directory / "summary.html")
@@ -172,11 +186,9 @@ class _Demo:
             finally:
                 halt.request()  # the pool waits for its thread, whatever ended the watch
 
-    def conclude(self, measured: Measured) -> dict[str, Any]:
+    def conclude(self, measured: Measured, learned: Learned) -> dict[str, Any]:
         """Everything that is asked of the run once all of it is served."""
-        ages = self._ages(measured.tail_starts)[0]
-        # A copy: the log's own targets, without the action sent below.
-        steps = list(self.watch.steps())
+        ages = learned.ages_seconds
         conservation = conservation_summary(self._audit())
         expected = self.log.expected()
         if expected is not None:
@@ -189,7 +201,7 @@ class _Demo:
             **conservation,
             "events_per_second": measured.events_per_second,
             "tokens_per_second": measured.tokens_per_second,
-            **ne_summary(steps),
+            **ne_summary(learned.steps),
             "ne_base": 1.0,
             "ne_floor": self.log.ne_floor(),
             "freshness_seconds": {
@@ -208,12 +220,11 @@ class _Demo:
         users = dict.fromkeys(reversed(self.watch.sequences.account.recent_users))
         return list(users)[:_NUM_PARITY_USERS]
 
-    def draw(self, measured: Measured) -> None:
+    def draw(self, learned: Learned) -> None:
         """Draw NE over the stream and the freshness of every version."""
-        steps = self.watch.steps()
-        curves = {task: curve(steps, task) for task in tasks_of(steps)}
+        curves = {task: curve(learned.steps, task) for task in tasks_of(learned.steps)}
         plot_ne(curves, self.options.directory / "ne.png", self.log.ne_floor())
-        ages, served = self._ages(measured.tail_starts)
+        ages, served = learned.ages_seconds, learned.served_ms
         names = {version.loaded_at_ms: version.version for version in self.watch.versions()}
         bars = [
             VersionFreshness(
@@ -225,8 +236,8 @@ class _Demo:
         ]
         plot_freshness(bars, self.options.directory / "freshness.png")
 
-    def _ages(self, tail_starts: dict[int, int]) -> tuple[Floats, Floats]:
-        """Seconds from arrival to served, and when that was, of every served event of the tail."""
+    def learned(self, tail_starts: dict[int, int]) -> Learned:
+        """The steps so far, and how fresh every served event of the tail was."""
         arrivals = _arrivals(self.stack.bootstrap, tail_starts)
         events = [
             LearnedEvent(
@@ -236,7 +247,10 @@ class _Demo:
         ]
         served = first_served_ms(events, self.watch.versions())
         ages = (served - np.asarray([event.arrival_ms for event in events])) / 1000
-        return ages[~np.isnan(ages)], served[~np.isnan(ages)]
+        known = ~np.isnan(ages)
+        # A copy: the watcher's list grows with what is sent from here on.
+        steps = list(self.watch.steps())
+        return Learned(steps=steps, ages_seconds=ages[known], served_ms=served[known])
 
     def _audit(self) -> Audit:
         account = self.watch.sequences.follow()
