@@ -57,7 +57,7 @@ def test_causal_rows_see_themselves_and_all_before() -> None:
 
 
 def test_more_targets_than_rows_are_refused() -> None:
-    with pytest.raises(FreshetError, match="do not fit"):
+    with pytest.raises(FreshetError, match="refuses num_targets"):
         intervals.target_aware(torch.tensor([2]), torch.tensor([3]))
 
 
