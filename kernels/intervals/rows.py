@@ -58,12 +58,11 @@ def rows_of(lengths: Tensor, num_targets: Tensor | None = None, num_contexts: in
         check_counts("num_targets", num_targets, within=lengths)
         history = lengths - num_targets
     index, history = positions_of(lengths), torch.repeat_interleave(history, lengths)
-    is_target = index >= history
     return Rows(
         index=index,
         history=history,
-        is_context=(index < num_contexts) & ~is_target,
-        is_target=is_target,
+        is_context=index < num_contexts,
+        is_target=index >= history,
     )
 
 
