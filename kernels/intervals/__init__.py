@@ -7,7 +7,7 @@ arguments are refused by name.
 
 from __future__ import annotations
 
-from kernels.intervals.cost import num_pairs
+from kernels.intervals.cost import num_bytes, num_flops, num_pairs
 from kernels.intervals.layouts import longer, mtgr
 from kernels.intervals.targets import candidates, causal, full, target_aware
 from kernels.intervals.windows import bidirectional_window, semi_local, sliding_window, truncated
@@ -19,6 +19,8 @@ __all__ = [
     "full",
     "longer",
     "mtgr",
+    "num_bytes",
+    "num_flops",
     "num_pairs",
     "semi_local",
     "sliding_window",
