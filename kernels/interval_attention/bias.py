@@ -105,7 +105,7 @@ def edges_ms(num_buckets: int) -> Tensor:
 def _places(offsets: Tensor, q: Tensor) -> Tensor:
     """`jagged.positions_of`, of a length known without reading the offsets."""
     row = torch.arange(q.shape[0], device=q.device)
-    return row - offsets[torch.searchsorted(offsets, row, right=True) - 1]
+    return row - offsets[torch.bucketize(row, offsets.contiguous(), right=True) - 1]
 
 
 def _check_table(name: str, table: Tensor, like: Tensor) -> None:

@@ -95,8 +95,9 @@ def _check_values(
 ) -> None:
     row = torch.arange(len(intervals), device=intervals.device)
     # Offsets may be anything yet, so nothing here may rely on them.
-    sequence = torch.bucketize(row, q_offsets[1:], right=True).clamp_(max=len(q_offsets) - 2)
-    columns = kv_offsets.diff()[sequence] if len(q_offsets) > 1 else row
+    ends = q_offsets[1:].contiguous()
+    sequence = torch.bucketize(row, ends, right=True).clamp_(max=len(ends) - 1)
+    columns = kv_offsets.diff()[sequence] if len(ends) else row
     a0, b0, a1, b1 = intervals.unbind(1)
     outside = ((intervals < 0) | (intervals > columns[:, None])).any(1)
     bad = outside | (torch.maximum(a0, a1) < torch.minimum(b0, b1))
