@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels import intervals as masks
 from kernels.jagged import offsets_of, positions_of
 
+TRAINED = ("q", "k", "v", "position_bias", "time_bias")
 HEADS, WIDTH, VALUE_WIDTH, NUM_POSITIONS, NUM_BUCKETS = 2, 3, 5, 6, 9
 
 
@@ -70,6 +71,7 @@ def make_case(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     backend: str = "auto",
+    widths: tuple[int, int] = (WIDTH, VALUE_WIDTH),
 ) -> dict[str, Any]:
     """Users of `lengths` tokens, the last `targets` of them targets; delta computes only these."""
     generator = torch.Generator().manual_seed(seed)
@@ -83,9 +85,9 @@ def make_case(
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
     case: dict[str, Any] = {
-        "q": normal(num_rows, HEADS, WIDTH),
-        "k": normal(num_columns, HEADS, WIDTH),
-        "v": normal(num_columns, HEADS, VALUE_WIDTH),
+        "q": normal(num_rows, HEADS, widths[0]),
+        "k": normal(num_columns, HEADS, widths[0]),
+        "v": normal(num_columns, HEADS, widths[1]),
         "q_offsets": offsets_of(rows),
         "kv_offsets": offsets_of(total),
         "intervals": masks.candidates(total - num_targets, num_targets)

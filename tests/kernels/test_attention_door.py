@@ -12,11 +12,10 @@ from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
 from kernels.interval_attention import interval_attention
-from tests.kernels.attention_cases import HEADS, WIDTH, make_case
+from tests.kernels.attention_cases import HEADS, TRAINED, WIDTH, make_case
 
 backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
 PER_ROW = ("q_positions", "q_times_ms", "kv_times_ms")
-TRAINED = ("q", "k", "v", "position_bias", "time_bias")
 
 
 def heads_first(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from kernels.interval_attention import interval_attention
 from kernels.interval_attention.bias import time_bucket
-from tests.kernels.attention_cases import dense_loop, make_case
+from tests.kernels.attention_cases import TRAINED, dense_loop, make_case
 
 backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
 
@@ -64,11 +65,10 @@ def test_it_equals_the_dense_loop_where_padding_sizes_change(
 @pytest.mark.parametrize("delta", [False, True])
 def test_its_gradients_are_those_of_the_function(score: str, delta: bool, backend: str) -> None:
     case = make_case([3, 0, 1], [1, 0, 1], score=score, delta=delta, backend=backend)
-    names = ["q", "k", "v", "position_bias", "time_bias"]
-    inputs = [case[name].requires_grad_() for name in names]
+    inputs = [case[name].requires_grad_() for name in TRAINED]
 
     def attend(*values: Tensor) -> Tensor:
-        return interval_attention(**(case | dict(zip(names, values, strict=True))))
+        return interval_attention(**(case | dict(zip(TRAINED, values, strict=True))))
 
     assert torch.autograd.gradcheck(attend, inputs)
 
@@ -84,6 +84,17 @@ def test_a_row_that_sees_nothing_gives_zero_and_takes_no_gradient(score: str, ba
     assert not result[2].any()
     assert not case["q"].grad[2].any()
     assert case["q"].grad.isfinite().all()
+
+
+@backends
+def test_no_rows_have_gradients_too(backend: str) -> None:
+    case = make_case([0, 4], [0, 0], backend=backend)
+    case |= {name: case[name][:0] for name in ("q", "intervals", "q_positions", "q_times_ms")}
+    case["q_offsets"] = torch.tensor([0, 0, 0])
+    leaves = [case[name].requires_grad_() for name in TRAINED]
+    gradients = torch.autograd.grad(interval_attention(**case).sum(), leaves)
+    assert [x.shape for x in gradients] == [x.shape for x in leaves]
+    assert not any(x.any() for x in gradients)
 
 
 @backends
@@ -115,8 +126,10 @@ def test_memory_it_takes_uninitialised_never_shows(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("score", ["silu", "softmax"])
 def test_a_sequence_alone_gives_the_very_bits_it_gives_in_company(score: str, backend: str) -> None:
     lengths, targets = [150, 17, 0, 64, 144, 1, 64], [16, 3, 0, 5, 16, 1, 5]
-    together = make_case(lengths, targets, score=score, dtype=torch.float32, backend=backend)
-    expected = interval_attention(**together).split(lengths)
+    together = make_case(
+        lengths, targets, score=score, dtype=torch.float32, backend=backend, widths=(16, 16)
+    )
+    expected = [x.split(lengths) for x in output_and_gradients(together)]
     for user, length in enumerate(lengths):
         lo = sum(lengths[:user])
         own = slice(lo, lo + length)
@@ -124,7 +137,15 @@ def test_a_sequence_alone_gives_the_very_bits_it_gives_in_company(score: str, ba
         alone["kv_offsets"] = alone["q_offsets"]
         for name in ("q", "k", "v", "intervals", "q_positions", "q_times_ms", "kv_times_ms"):
             alone[name] = together[name][own]
-        assert torch.equal(interval_attention(**alone), expected[user])
+        for found, whole in zip(output_and_gradients(alone), expected, strict=True):
+            assert torch.equal(found, whole[user])
+
+
+def output_and_gradients(case: dict[str, Any]) -> list[Tensor]:
+    """What belongs to rows: the tables' gradients are sums over the batch."""
+    leaves = {name: case[name].detach().requires_grad_() for name in "qkv"}
+    output = interval_attention(**(case | leaves))
+    return [output, *torch.autograd.grad(output.square().sum(), list(leaves.values()))]
 
 
 def test_time_buckets_are_the_formula_at_every_boundary() -> None:

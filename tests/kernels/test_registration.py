@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
-from kernels import intervals
 from kernels.interval_attention import interval_attention
 from kernels.interval_attention.bias import edges_ms
 from kernels.interval_attention.cpu.operator import load
-from kernels.jagged import offsets_of
+from tests.kernels import attention_cases
+from tests.kernels.attention_cases import TRAINED
 
 Tensors = dict[str, Tensor]
-TRAINED = ("q", "k", "v", "position_bias", "time_bias")
 backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
 ways = pytest.mark.parametrize(
     ("score", "backend"), [("silu", "reference"), ("silu", "cpu"), ("softmax", "cpu")]
@@ -25,26 +24,11 @@ ways = pytest.mark.parametrize(
 
 
 def make_case(sizes: list[int], *, dtype: torch.dtype = torch.float32) -> Tensors:
-    generator = torch.Generator().manual_seed(len(sizes))
-    lengths = torch.tensor(sizes, dtype=torch.int64)
-    num_rows = int(lengths.sum())
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
-
-    times_ms = torch.randint(0, 40_000, (num_rows,), generator=generator)
-    return {
-        "q": normal(num_rows, 2, 3),
-        "k": normal(num_rows, 2, 3),
-        "v": normal(num_rows, 2, 5),
-        "position_bias": normal(7),
-        "time_bias": normal(9),
-        "q_offsets": offsets_of(lengths),
-        "kv_offsets": offsets_of(lengths),
-        "intervals": intervals.semi_local(lengths, 4, 2),
-        "q_times_ms": times_ms,
-        "kv_times_ms": times_ms,
-    }
+    """The tensors of a case whose rows have no positions of their own."""
+    case = attention_cases.make_case(sizes, [0] * len(sizes), dtype=dtype)
+    tensors = {name: x for name, x in case.items() if isinstance(x, Tensor)}
+    del tensors["q_positions"]
+    return tensors | {name: tensors[name].requires_grad_() for name in TRAINED}
 
 
 class Attention(torch.nn.Module):
