@@ -126,7 +126,11 @@ def with_rows(num_rows: int) -> dict[str, Any]:
         ({"kv_offsets": torch.tensor([0, 4, 4])}, "kv_offsets: 3 entries against 2 for q"),
         ({"kv_offsets": torch.tensor([0, 5])}, r"kv_offsets: .* from 0 to 4; seen \[0, 5\]"),
         (
-            {"q_offsets": torch.tensor([0, 5, 4]), "kv_offsets": torch.tensor([0, 2, 4])},
+            {
+                "q_offsets": torch.tensor([0, 5, 4]),
+                "kv_offsets": torch.tensor([0, 2, 4]),
+                "intervals": torch.zeros(4, 4).int(),
+            },
             r"q_offsets: They must rise from 0 to 4; seen \[0, 5, 4\]",
         ),
         ({"intervals": torch.zeros(4, 4)}, r"intervals: .* torch.float32, not int32 \(4, 4\)"),
