@@ -140,6 +140,7 @@ class _Replay:
         self._end = len(log) if config.limit is None else min(len(log), begin + config.limit)
         self._file = StateFile(
             config.state_directory / f"{log.name}.{begin}-{self._end}.json",
+            ReplayState,
             identity={**log.identity, "cluster": cluster_id(producer.bootstrap)},
         )
         if config.restart:

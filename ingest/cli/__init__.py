@@ -1,69 +1,38 @@
-"""The room's commands: topics, replay, send, heartbeat, dead."""
+"""The room's commands: topics, replay, send, heartbeat, dead, ids."""
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ingest.adapters.arrival import Arrival
 from ingest.adapters.catalog import open_log
+from ingest.cli.dead import dead
+from ingest.cli.ids import ids
+from ingest.cli.plain import errors, open_producer, speaking_plainly
 from ingest.events import Heartbeat, decode_record
-from ingest.producer import EventProducer
 from ingest.replay import ReplayConfig, ReplayProgress, replay
-from ingest.runtime.errors import FreshetError
-from ingest.runtime.kafka import create_topics, read_all, topic_partitions
+from ingest.runtime.kafka import create_topics, topic_partitions
 from ingest.runtime.service import StopSignal, serve_metrics
 from ingest.runtime.settings import read_settings
-from ingest.runtime.topics import EVENTS_DEAD
 from ingest.settings import IngestSettings
 
 app = typer.Typer(no_args_is_help=True, help="Bring events in.")
 topics = typer.Typer(no_args_is_help=True, help="The topic table.")
-dead = typer.Typer(no_args_is_help=True, help="What was refused.")
 app.add_typer(topics, name="topics")
 app.add_typer(dead, name="dead")
-
-_errors = Console(stderr=True)
-_Arguments = ParamSpec("_Arguments")
-_SHOWN_BYTES = 200
-
-
-def _speaking_plainly(command: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """An error a person can act on ends a command with one message and status 1."""
-
-    @functools.wraps(command)
-    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        # Whatever the client library logs about a lost broker comes to us as an error, too.
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
-        try:
-            command(*args, **kwargs)
-        except FreshetError as error:
-            _errors.print(f"[red]error:[/red] {error.primary}", highlight=False)
-            for line in filter(None, (error.detail, error.hint and f"hint: {error.hint}")):
-                _errors.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(1) from error
-
-    return run
-
-
-def _producer(settings: IngestSettings) -> EventProducer:
-    return EventProducer(
-        settings.bootstrap, delivery_timeout_seconds=settings.delivery_timeout_seconds
-    )
+app.add_typer(ids, name="ids")
 
 
 @topics.command("create")
-@_speaking_plainly
+@speaking_plainly
 def topics_create(
     partitions: Annotated[int | None, typer.Option(help="Partitions of keyed topics.")] = None,
 ) -> None:
@@ -74,7 +43,7 @@ def topics_create(
 
 
 @topics.command("list")
-@_speaking_plainly
+@speaking_plainly
 def topics_list() -> None:
     """Show topics and their partition counts."""
     for name, count in topic_partitions(read_settings(IngestSettings).bootstrap).items():
@@ -82,9 +51,11 @@ def topics_list() -> None:
 
 
 @app.command("replay")
-@_speaking_plainly
+@speaking_plainly
 def replay_command(
-    source: Annotated[str, typer.Argument(help="ml-100k, synthetic[:name=value,...] or a file.")],
+    source: Annotated[
+        str, typer.Argument(help="ml-100k, synthetic[:name=value,...], LAYOUT:PATH or a file.")
+    ],
     skip: Annotated[int, typer.Option(help="Rows left out at the beginning.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Rows to send; all without it.")] = None,
     speed: Annotated[
@@ -94,11 +65,22 @@ def replay_command(
     flush_after_ms: Annotated[
         int | None, typer.Option(help="Move the clocks this far beyond the last event.")
     ] = None,
+    order: Annotated[
+        Literal["time", "file"], typer.Option(help="By event time, or as published.")
+    ] = "time",
+    late_fraction: Annotated[float, typer.Option(help="So many of the rows arrive late...")] = 0.0,
+    late_mean_ms: Annotated[
+        float, typer.Option(help="...by an exponential law of this mean...")
+    ] = 60_000.0,
+    seed: Annotated[int, typer.Option(help="...drawn by this seed.")] = 1,
     restart: Annotated[bool, typer.Option(help="Forget earlier progress.")] = False,
     state_directory: Annotated[Path | None, typer.Option(help="Where progress is kept.")] = None,
 ) -> None:
-    """Send a log through the door in event-time order; run again, it resumes."""
+    """Send a log through the door in the order of its arrival; run again, it resumes."""
     settings = read_settings(IngestSettings)
+    arrival = Arrival(
+        order=order, late_fraction=late_fraction, late_mean_ms=late_mean_ms, seed=seed
+    )
     config = ReplayConfig(
         state_directory=state_directory or settings.state_directory,
         skip=skip,
@@ -111,8 +93,8 @@ def replay_command(
     if settings.metrics_port is not None:
         serve_metrics(settings.metrics_port)
     stop = StopSignal().install()
-    log = open_log(source, settings.cache_directory)
-    with _bar() as bar, _producer(settings) as producer:
+    log = open_log(source, settings.cache_directory).arriving(arrival)
+    with _bar() as bar, open_producer(settings) as producer:
         task = bar.add_task(log.name, total=None)
 
         def show(progress: ReplayProgress) -> None:
@@ -130,7 +112,7 @@ def _bar() -> Progress:
         MofNCompleteColumn(),
         TextColumn("{task.fields[day]}"),
         TimeRemainingColumn(),
-        console=_errors,
+        console=errors,
         disable=not sys.stderr.isatty(),
     )
 
@@ -145,14 +127,14 @@ def _speed(text: str) -> float | None:
 
 
 @app.command("send")
-@_speaking_plainly
+@speaking_plainly
 def send(
     event: Annotated[str, typer.Argument(help="One event as JSON; - reads standard input.")] = "-",
 ) -> None:
     """Check one event and send it."""
     raw = sys.stdin.buffer.read().strip() if event == "-" else event.encode()
     record = decode_record(raw)
-    with _producer(read_settings(IngestSettings)) as producer:
+    with open_producer(read_settings(IngestSettings)) as producer:
         if isinstance(record, Heartbeat):
             producer.heartbeat_all(record.heartbeat_ms)
         else:
@@ -161,29 +143,13 @@ def send(
 
 
 @app.command("heartbeat")
-@_speaking_plainly
+@speaking_plainly
 def heartbeat(
     every_seconds: Annotated[float, typer.Option(min=0.1, help="Time between two.")] = 1.0,
 ) -> None:
     """For live use: keep moving every partition's clock to now, until stopped."""
     stop = StopSignal().install()
-    with _producer(read_settings(IngestSettings)) as producer:
+    with open_producer(read_settings(IngestSettings)) as producer:
         while not stop.wait(every_seconds):
             producer.heartbeat_all(int(time.time() * 1000))
             producer.settle()
-
-
-@dead.command("list")
-@_speaking_plainly
-def dead_list(
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
-) -> None:
-    """Show the newest dead letters: source, reason, detail and the first bytes."""
-    records = read_all(read_settings(IngestSettings).bootstrap, EVENTS_DEAD)
-    typer.echo(f"{len(records)} dead letters")
-    for record in records[-limit:]:
-        headers = {name: value.decode(errors="replace") for name, value in record.headers}
-        typer.echo(
-            f"{record.offset}\t{headers.get('source', '')}\t{headers.get('reason', '')}\t"
-            f"{headers.get('detail', '')}\t{record.value[:_SHOWN_BYTES]!r}"
-        )
