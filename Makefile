@@ -37,7 +37,7 @@ demo: setup ## The whole loop on real events [DATA=ml-100k|synthetic|FILE] [EVEN
 	$(PYTHON) -m deploy demo --data '$(DATA)' $(if $(EVENTS),--events '$(EVENTS)') --speed '$(SPEED)'
 
 ##@ Test
-.PHONY: test test-unit test-e2e lint typecheck
+.PHONY: test test-unit test-e2e fuzz lint typecheck
 test: setup lint typecheck ## Everything: lint, types, unit, property and end-to-end tests
 	$(PYTHON) -m pytest
 
@@ -46,6 +46,9 @@ test-unit: setup ## Tests that start no JVM
 
 test-e2e: setup ## Tests with a real broker and real Flink
 	$(PYTHON) -m pytest -m e2e
+
+fuzz: setup ## A million broken records through the parser, 100,000 through the assembler
+	$(PYTHON) -m tests.ingest.fuzz
 
 lint: setup ## Style, formatting and the direction of imports
 	$(PYTHON) -m ruff check
@@ -56,7 +59,7 @@ typecheck: setup ## Strict types of every room
 	$(PYTHON) -m mypy
 
 ##@ Develop
-.PHONY: format settings lock kernels bench-kernels clean clean-all
+.PHONY: format settings lock kernels bench-kernels bench-ingest clean clean-all
 format: setup ## Rewrite the sources in the house format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
@@ -69,6 +72,9 @@ kernels: .venv/.synced ## Compile the C++ of the kernels for this machine (CXX n
 
 bench-kernels: setup ## Kernels against their targets on this machine, into build/bench/kernels.json
 	$(PYTHON) -m tests.benchmarks.bench_kernels
+
+bench-ingest: setup ## The replay producer and the readers against their targets, into build/bench/ingest.json
+	$(PYTHON) -m tests.benchmarks.bench_ingest
 
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
   --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
