@@ -18,6 +18,7 @@ from ingest.adapters.text import open_csv
 from ingest.runtime.errors import ConfigError
 from tests.ingest.logs import read_whole
 
+DATA = Path(__file__).parents[3] / "shared" / "data"
 times = st.lists(st.integers(0, 10**12), max_size=50).map(lambda some: np.array(sorted(some)))
 
 
@@ -96,3 +97,16 @@ def test_time_order_is_the_log_itself() -> None:
 def test_a_disorder_that_cannot_work_is_named(values: dict[str, float | str]) -> None:
     with pytest.raises(ConfigError, match=list(values)[-1]):
         Arrival(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ebnerd_demo_events", "deskdrop_events", "idea_events"])
+def test_real_logs_arrive_in_their_published_order(name: str) -> None:
+    path = DATA / f"{name}.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    table = pq.read_table(path, columns=["timestamp_ms", "src_row"])
+    in_file = table["timestamp_ms"].to_numpy()[np.argsort(table["src_row"].to_numpy())]
+    log = open_parquet(path)
+    published = log.arriving(Arrival(order="file"))
+    assert published.times_ms(0, len(log)).tolist() == in_file.tolist()
+    assert (np.diff(in_file) < 0).any(), "a log that is in order anyway tests nothing"
