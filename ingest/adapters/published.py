@@ -28,12 +28,10 @@ from ingest.adapters.log import (
     require_file,
 )
 from ingest.adapters.readers import Damage, Reader
-from ingest.adapters.tables import columns_of
+from ingest.adapters.tables import columns_of, numbers_of, times_ms_of
 
 MAX_ROWS = 200_000_000
 """More events than this are refused: the sorted columns (72 bytes an event) lie in memory."""
-
-_NUMBER = r"^-?[0-9]+(\.[0-9]+)?$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +42,9 @@ class Rule:
 
     Args:
         action: the action.
-        action_from: instead of `action`: a column that names it, in the words of `vocabulary`.
-        vocabulary: the publisher's word -> our action; another word is refused as unknown.
+        action_from: instead of `action`: a column that names it.
+        vocabulary: the publisher's word in that column -> our action; another word is refused as
+            unknown. Without it the words are ours.
         when: only rows where this column is 1.
     """
 
@@ -140,8 +139,8 @@ def _columns(file: Path, source: Source, ids: HashedIds) -> Iterator[Columns]:
     damages: list[Damage] = []
     last_ms = 0
     for table in source.reader.tables(file, damages.append):
-        part = columns_of(events_of(source, table), ids)
-        if len(part):
+        if len(events := events_of(source, table)):
+            part = columns_of(events, ids)
             last_ms = int(part.event_time_ms[-1])
             yield part
     if damages:
@@ -176,7 +175,7 @@ def events_of(source: Source, table: pa.Table) -> pa.Table:
     """
     if source.derive is not None:
         table = source.derive(table)
-    times = table.append_column("timestamp_ms", _times_ms(table[source.time], source.time_unit))
+    times = table.append_column("timestamp_ms", times_ms_of(table[source.time], source.time_unit))
     applied = [_apply(rule, source, times) for rule in source.rules]
     events = pa.concat_tables([events for events, _ in applied], promote_options="default")
     rows = np.concatenate([rows for _, rows in applied])
@@ -202,9 +201,9 @@ def _apply(rule: Rule, source: Source, table: pa.Table) -> tuple[pa.Table, Ints]
             cells[name] = numbers_of(cells[name])
     if rule.watch_seconds:
         cells["watch_ms"] = pc.multiply(cells["watch_ms"], 1000.0)
-    if rule.action_from:
+    if rule.vocabulary:
         cells["action"] = _renamed(cells["action"], rule.vocabulary)
-    else:
+    if rule.action:
         cells["action"] = pa.array([rule.action]).take(pa.array(np.zeros(len(rows), np.int64)))
     events = pa.table(cells)
     if not rule.when:
@@ -215,7 +214,11 @@ def _apply(rule: Rule, source: Source, table: pa.Table) -> tuple[pa.Table, Ints]
 
 def _spread(cells: dict[str, pa.Array]) -> Ints:
     """Put the elements of lists in place of the lists; returns the source row of each."""
-    lists = [name for name, column in cells.items() if pa.types.is_list(column.type)]
+    lists = [
+        name
+        for name, column in cells.items()
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    ]
     if not lists:
         return np.arange(len(next(iter(cells.values()))))
     lengths = [pc.list_value_length(cells[name]).fill_null(0) for name in lists]
@@ -235,28 +238,3 @@ def _renamed(words: pa.Array, vocabulary: tuple[tuple[str, str], ...]) -> pa.Arr
     # A word of ours that is none of theirs must not pass for known.
     unknown = pc.binary_join_element_wise("unknown:", words, "")
     return pc.coalesce(pa.array(ours).take(known), unknown)
-
-
-def numbers_of(column: pa.Array) -> pa.Array:
-    """Numbers, or text that is a number, as float64; null where it is none."""
-    if pa.types.is_string(column.type):
-        is_number = pc.match_substring_regex(column, _NUMBER)
-        column = pc.if_else(is_number, column, pa.scalar(None, pa.string()))
-    return column.cast(pa.float64(), safe=False)
-
-
-def _times_ms(column: pa.ChunkedArray, unit: str) -> pa.Array:
-    times = column.combine_chunks()
-    if unit == "ms":
-        return _on_numbers(times, 1.0)
-    if unit == "s":
-        return _on_numbers(times, 1000.0)
-    if unit != "timestamp":
-        times = pc.strptime(times, format=unit, unit="s", error_is_null=True)
-    return times
-
-
-def _on_numbers(times: pa.Array, scale: float) -> pa.Array:
-    if pa.types.is_list(times.type):
-        return pa.ListArray.from_arrays(times.offsets, pc.multiply(numbers_of(times.values), scale))
-    return pc.multiply(numbers_of(times), scale)

@@ -22,6 +22,8 @@ _SYNONYMS = {"favorite": "like", "view": "click", "buy": "purchase", "rating": "
 # A canonical decimal that is below 2**63 whatever its digits.
 _PLAIN_ID = r"^(0|[1-9][0-9]{0,17})$"
 
+_NUMBER = r"^-?[0-9]+(\.[0-9]+)?$"
+
 Mask = npt.NDArray[np.bool_]
 Refuse = Callable[[Mask, str, str], None]
 
@@ -157,3 +159,29 @@ def _whole(measured: Floats, name: str, most: int, refuse: Refuse) -> Ints:
     return np.where(there & ~bad, np.rint(np.where(there & ~bad, measured, 0)), ABSENT).astype(
         np.int64
     )
+
+
+def numbers_of(column: pa.Array) -> pa.Array:
+    """Numbers, or text that is a number, as float64; null where it is none."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        is_number = pc.match_substring_regex(column, _NUMBER)
+        column = pc.if_else(is_number, column, pa.scalar(None, column.type))
+    return column.cast(pa.float64(), safe=False)
+
+
+def times_ms_of(column: pa.ChunkedArray, unit: str) -> pa.Array:
+    """Times in unit `s` or `ms`, an Arrow `timestamp`, or text in a strptime format, for `columns_of`."""
+    times = column.combine_chunks()
+    if unit == "ms":
+        return _on_numbers(times, 1.0)
+    if unit == "s":
+        return _on_numbers(times, 1000.0)
+    if unit != "timestamp":
+        times = pc.strptime(times, format=unit, unit="s", error_is_null=True)
+    return times
+
+
+def _on_numbers(times: pa.Array, scale: float) -> pa.Array:
+    if pa.types.is_list(times.type):
+        return pa.ListArray.from_arrays(times.offsets, pc.multiply(numbers_of(times.values), scale))
+    return pc.multiply(numbers_of(times), scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 
 from ingest import metrics
 from ingest.events import MAX_EVENT_BYTES, InvalidEvent, partition_key
@@ -23,6 +25,7 @@ from ingest.runtime.errors import BrokerError
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD
 
 _MAX_PRODUCER_CHARS = 64
+_BODY_SECONDS = 30
 
 
 def create_app(
@@ -96,11 +99,21 @@ class _Gateway:
         return int(length)
 
     async def _body(self, request: Request) -> bytes:
+        """The whole body; a client that stalls or leaves must not hold its share for ever."""
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_body_bytes:
-                raise self._too_large(f"over {self._max_body_bytes}")
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._max_body_bytes:
+                        raise self._too_large(f"over {self._max_body_bytes}")
+        except (TimeoutError, ClientDisconnect) as error:
+            raise RequestRefused(
+                408,
+                "body did not arrive",
+                f"{len(body)} bytes came within {_BODY_SECONDS} s.",
+                "send again; nothing of this request was taken",
+            ) from error
         return bytes(body)
 
     def _too_large(self, sent: str) -> RequestRefused:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from ingest.adapters.ids import HashedIds
@@ -210,6 +212,21 @@ def test_a_body_above_the_bound_is_refused_with_and_without_its_length(notes: No
         assert client.post("/events", content=b"x" * 1_001).status_code == 413
         assert client.post("/events", content=iter([b"x" * 600] * 2)).status_code == 413
     assert notes.sent == []
+
+
+def test_a_body_that_stalls_gives_its_share_back(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stall(_: Request) -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(3_600)
+
+    monkeypatch.setattr("ingest.gateway.app._BODY_SECONDS", 0.05)
+    with gateway(notes) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(Request, "stream", stall)
+            assert client.post("/events", content=raw()).status_code == 408
+        assert "freshet_ingest_gateway_held_bytes 0.0" in client.get("/metrics").text
 
 
 def test_a_producer_above_its_quota_waits_and_others_do_not(notes: Notes) -> None:

@@ -163,7 +163,7 @@ def test_ebnerd_pages_and_histories(tmp_path: Path) -> None:
                 "impression_time": pa.array([at(1), at(2)], pa.timestamp("us")),
                 "read_time": pa.array([21.0, 4.0], pa.float32()),
                 "scroll_percentage": pa.array([None, 7.0], pa.float32()),
-                "article_ids_inview": pa.array([[5, 6], [6]], pa.list_(pa.int32())),
+                "article_ids_inview": pa.array([[5, 6], [6]], pa.large_list(pa.int32())),
                 "article_ids_clicked": pa.array([[6], []], pa.list_(pa.int32())),
                 "user_id": pa.array([22, 22], pa.uint32()),
             }
@@ -211,8 +211,8 @@ def test_mind_impressions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "name", "text", "num_events", "reasons"),
     [
-        ("taobao", "UserBehavior.csv", "1,2,3,pv,5\n1,2,3,zap,6\n1,2\n,2,3,pv,8\n1,2,3,pv,x\n", 1,
-         ["invalid_field", "invalid_field", "invalid_field", "unknown_action"]),
+        ("taobao", "UserBehavior.csv", "1,2,3,pv,5\n1,2,3,zap,6\n1,2,3,click,6\n1,2\n,2,3,pv,8\n1,2,3,pv,x\n",
+         1, ["invalid_field"] * 3 + ["unknown_action"] * 2),
         ("otto", "train.jsonl", '{"session":1,"events":[{"aid":1,"ts":5,"type":"clicks"}]}\n{"ses\n',
          1, ["invalid_field"]),
         ("mind", "behaviors.tsv", "1\tU1\t11/11/2019 9:05:58 AM\t\tN1-0 N2\n", 1, ["invalid_field"]),
@@ -269,7 +269,8 @@ def test_a_log_of_several_blocks_is_read_whole(
     lines = [
         f'{{"session":{n},"events":[{{"aid":{n},"ts":{n},"type":"clicks"}}]}}' for n in range(100)
     ]
-    events = opened(tmp_path, "otto", "train.jsonl", "\n".join(lines))
+    nobody = '{"session":100,"events":[]}\n' * 50
+    events = opened(tmp_path, "otto", "train.jsonl", nobody + "\n".join(lines))
     assert [event.user_id for event in events] == list(range(100))
     rows = "".join(f"{n},{n},1,pv,{n}\n" for n in range(200))
     assert len(opened(tmp_path, "taobao", "UserBehavior.csv", rows)) == 200
