@@ -9,7 +9,7 @@ from ingest.gateway.app import create_app
 from ingest.gateway.delivery import Delivery
 from ingest.gateway.settings import GatewaySettings
 from ingest.runtime.logs import set_up_logging
-from ingest.runtime.service import run
+from ingest.runtime.service import StopSignal, run
 from ingest.runtime.settings import read_settings
 
 
@@ -17,6 +17,8 @@ def main() -> None:
     """Run until SIGTERM or SIGINT; requests already taken are answered first."""
     settings = read_settings(GatewaySettings)
     log = set_up_logging("gateway", settings.log_level)
+    # uvicorn handles signals while it runs and passes them on when it ends.
+    StopSignal().install()
     config = settings.config()
     delivery = Delivery(settings.bootstrap, timeout_seconds=settings.delivery_timeout_seconds)
     ids = IdDictionary(settings.ids_file, settings.max_text_ids) if settings.ids_file else None

@@ -12,10 +12,13 @@ import structlog
 from ingest.runtime.errors import BrokerError
 from ingest.runtime.kafka import KafkaError, abandon_producer, make_producer, partitions_of
 from ingest.runtime.partitions import partition_of
-from ingest.runtime.topics import EVENTS
+from ingest.runtime.topics import EVENTS, EVENTS_DEAD
 
 _partition_of = lru_cache(maxsize=1 << 20)(partition_of)
 _log = structlog.get_logger()
+
+# The client fails an overdue record itself; the margin is for it to do so.
+_MARGIN_SECONDS = 5
 
 
 class Outgoing(NamedTuple):
@@ -71,9 +74,17 @@ class Delivery:
 
     def _make(self) -> tuple[int, Any]:
         num_partitions = len(partitions_of(self._bootstrap, EVENTS))
-        return num_partitions, make_producer(
+        producer = make_producer(
             self._bootstrap, linger_ms=5, delivery_timeout_seconds=self._timeout_seconds
         )
+        try:
+            # Else a topic's first record waits for its partitions, and the event loop with it.
+            for topic in (EVENTS, EVENTS_DEAD):
+                producer.partitions_for(topic)
+        except KafkaError as error:
+            abandon_producer(producer)
+            raise BrokerError("topics not found", detail=repr(error), retriable=True) from error
+        return num_partitions, producer
 
     async def deliver(self, records: list[Outgoing]) -> list[bool]:
         """Write records in order; for each, whether the broker confirmed it.
@@ -106,7 +117,7 @@ class Delivery:
             else:
                 future.add_callback(partial(settled.confirmed, at))
                 future.add_errback(partial(settled.failed, at))
-        confirmed = await settled.wait()
+        confirmed = await settled.wait(self._timeout_seconds + _MARGIN_SECONDS)
         if not all(confirmed):
             self._give_up(producer, settled.error)
         return confirmed
@@ -157,6 +168,11 @@ class _Settled:
         if not self._all.done():  # the request may have been cancelled meanwhile
             self._all.set_result(None)
 
-    async def wait(self) -> list[bool]:
-        await self._all
-        return self._confirmed
+    async def wait(self, timeout_seconds: float) -> list[bool]:
+        """For each record whether it is confirmed, once all are decided or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._all
+        except TimeoutError as error:
+            self.error = error
+        return list(self._confirmed)
