@@ -8,6 +8,7 @@ alone unless it is damaged.
 from __future__ import annotations
 
 import fnmatch
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,11 @@ def open_published(path: Path, sources: tuple[Source, ...]) -> ColumnLog:
         )
     ids = HashedIds()
     parts: list[Columns] = []
-    for file, source in found:
-        require_file(file)
-        try:
-            parts.extend(_columns(file, source, ids))
-        except (pa.ArrowException, OSError) as error:
-            raise LogError("log cannot be read", detail=f"{file}: {error}.") from error
-        if sum(map(len, parts)) > MAX_ROWS:
+    num_events = 0
+    for part in _all_columns(found, ids):
+        parts.append(part)
+        num_events += len(part)
+        if num_events > MAX_ROWS:
             raise LogError(
                 "log is too large to sort in memory",
                 detail=f"{path} has more than {MAX_ROWS} events.",
@@ -133,6 +132,15 @@ def _identity(files: list[Path]) -> Identity:
     first, *others = map(file_identity, files)
     more = {f"{key}_{at}": value for at, one in enumerate(others, 2) for key, value in one.items()}
     return {**first, **more}
+
+
+def _all_columns(found: list[tuple[Path, Source]], ids: HashedIds) -> Iterator[Columns]:
+    for file, source in found:
+        require_file(file)
+        try:
+            yield from _columns(file, source, ids)
+        except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+            raise LogError("log cannot be read", detail=f"{file}: {error}.") from error
 
 
 def _columns(file: Path, source: Source, ids: HashedIds) -> Iterator[Columns]:
@@ -221,7 +229,7 @@ def _spread(cells: dict[str, pa.Array]) -> Ints:
     ]
     if not lists:
         return np.arange(len(next(iter(cells.values()))))
-    lengths = [pc.list_value_length(cells[name]).fill_null(0) for name in lists]
+    lengths = [pc.list_value_length(cells[name]).fill_null(0).cast(pa.int64()) for name in lists]
     if any(not length.equals(lengths[0]) for length in lengths):
         raise LogError(
             "lists that belong together differ in length", detail=f"Columns for {lists}."

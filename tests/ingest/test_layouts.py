@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -260,6 +261,24 @@ def test_a_file_that_is_not_of_the_layout_is_an_error(
     layout, _, name = source.partition(":")
     with pytest.raises(LogError, match=message):
         open_log(f"{layout}:{tmp_path / name}", tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-12], lambda data: b"\x1f\x8b" + data])
+def test_a_damaged_compression_is_an_error(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "UserBehavior.csv.gz"
+    path.write_bytes(damage(gzip.compress(b"1,2,3,pv,5\n" * 100)))
+    with pytest.raises(LogError, match="cannot be read"):
+        open_log(f"taobao:{path}", tmp_path)
+
+
+def test_more_events_than_can_be_sorted_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.adapters.published.MAX_ROWS", 3)
+    with pytest.raises(LogError, match="more than 3 events"):
+        opened(tmp_path, "taobao", "UserBehavior.csv", "1,2,3,pv,5\n" * 4)
 
 
 def test_a_log_of_several_blocks_is_read_whole(
