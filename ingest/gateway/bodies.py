@@ -43,7 +43,7 @@ def records_of(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
     if headers.get("content-encoding", "identity") != "identity":
         raise _unsupported(f"Content-Encoding {headers['content-encoding']}")
     if media_type in _LINES:
-        return [line for line in body.split(b"\n") if line.strip()]
+        return [stripped for line in body.split(b"\n") if (stripped := line.strip())]
     if media_type == _CLOUD_EVENT:
         return [_unwrapped(body)]
     if media_type == _CLOUD_EVENTS:
