@@ -20,7 +20,7 @@ _MAX_HEADS = 65_535
 # Indices within a sequence are int32 and a tile may reach past its end; addresses are int64.
 _MAX_ROWS = 2**30
 # How PyTorch lets the process say that float32 may be multiplied by the matrix units.
-_PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
+_PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "tf32"}
 # Read where the kernels were made: afterwards it no longer tells what they are.
 _INTERPRETED = bool(knobs.runtime.interpret)
 

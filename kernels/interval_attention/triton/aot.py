@@ -17,13 +17,13 @@ from kernels.interval_attention.triton.configurations import Kernel, configurati
 from kernels.interval_attention.triton.forward import forward_kernel
 from kernels.interval_attention.triton.tiles import Bias, Matrix, Tiling
 
-# D and V. The types of 16 bits share their tiles: of fp16 one width shows that it is alike.
+# D and V. What shares tiles with another type or width is shown once.
 WIDTHS = {
-    "bf16": ((16, 16), (32, 32), (64, 64), (128, 128), (256, 256), (96, 160)),
-    "fp16": ((64, 64),),
-    "fp32": ((16, 16), (32, 32), (64, 64), (128, 128), (256, 256)),
+    "bf16": ((64, 64), (128, 128)),
+    "fp32": ((64, 64), (128, 128)),
+    "tf32": ((64, 64),),
 }
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _KERNELS: dict[Kernel, Any] = {
     "forward": forward_kernel,
     "query_gradient": query_gradient_kernel,
@@ -46,18 +46,20 @@ def aot_cases(arch: int) -> Iterator[AotCase]:
 def case_of(
     kernel: Kernel, arch: int, dtype: str, width: int, value_width: int, score: str
 ) -> AotCase:
-    """One kernel; float32 is multiplied as such."""
-    chosen = configuration(kernel, max(width, value_width), DTYPES[dtype], arch)
+    """One kernel; "fp32" is float32 multiplied as such, "tf32" float32 on the matrix units."""
+    torch_dtype = _DTYPES.get(dtype, torch.float32)
+    chosen = configuration(kernel, max(width, value_width), torch_dtype, arch)
+    element = dtype if dtype in _DTYPES else "fp32"
     constants = constants_of(
         chosen, softmax=score == "softmax", num_positions=_NUM_POSITIONS,
-        num_buckets=_NUM_BUCKETS, width=width, value_width=value_width, precision="ieee",
+        num_buckets=_NUM_BUCKETS, width=width, value_width=value_width, precision="tf32" if dtype == "tf32" else "ieee",
     )  # fmt: skip
     types = {
-        **dict.fromkeys(_OF_THE_TYPE, Matrix(f"*{dtype}", "i32", "i32")),
+        **dict.fromkeys(_OF_THE_TYPE, Matrix(f"*{element}", "i32", "i32")),
         **dict.fromkeys(("log_sums", "deltas"), Matrix("*fp32", "i32", "i32")),
         **dict.fromkeys(("row_tiles", "column_tiles"), Tiling("*i64", "*i32", "*i32")),
         **dict.fromkeys(("distance_sums", "bucket_sums"), "*fp32"),
-        "bias": Bias(f"*{dtype}", f"*{dtype}", "*i64", "*i64", "*i64", "*i64"),
+        "bias": Bias(f"*{element}", f"*{element}", "*i64", "*i64", "*i64", "*i64"),
         "kv_offsets": "*i64", "intervals": "*i32", "spans": "*i32", "num_heads": "i32",
         "scale": "fp32", "divisor": "fp32",
     }  # fmt: skip
@@ -78,5 +80,5 @@ def case_of(
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
         max_registers=chosen.max_registers,
-        uses_matrix_units=dtype != "fp32",
+        uses_matrix_units=dtype in _DTYPES,
     )

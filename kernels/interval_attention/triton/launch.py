@@ -67,7 +67,7 @@ def tiles_of(offsets: Tensor, num_rows: int, block: int) -> Tiles:
 class Call:
     """The arguments of one attention that every kernel of it takes.
 
-    `precision` is how float32 is multiplied: "ieee", "tf32x3" or "tf32".
+    `precision` is how float32 is multiplied: "ieee" or "tf32".
     """
 
     q: Tensor
