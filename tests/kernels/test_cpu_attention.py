@@ -65,8 +65,12 @@ def make_case(
     }
 
 
+def in_dtype(case: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return case | {name: case[name].to(dtype) for name in TRAINED}
+
+
 def in_double(case: dict[str, Any]) -> dict[str, Any]:
-    return case | {name: case[name].double() for name in TRAINED}
+    return in_dtype(case, torch.float64)
 
 
 def results(case: dict[str, Any], backend: str) -> dict[str, Tensor]:
@@ -91,9 +95,30 @@ def assert_as_exact_as_the_reference(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
-@pytest.mark.parametrize("lengths", [[0], [1], [63], [97, 0, 48], [1025]])
+@pytest.mark.parametrize("lengths", [[0], [1], [63], [97, 0, 48], [1025], [1600]])
 def test_its_error_is_at_most_twice_that_of_the_reference(score: str, lengths: list[int]) -> None:
     assert_as_exact_as_the_reference(make_case(lengths, score=score))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+@pytest.mark.parametrize("lengths", [[1], [97, 0, 48], [1600]])
+def test_half_precision_errs_at_most_twice_as_much_as_the_reference_in_it(
+    score: str, lengths: list[int], dtype: torch.dtype
+) -> None:
+    case = in_dtype(make_case(lengths, score=score), dtype)
+    assert_as_exact_as_the_reference(case)
+    assert {x.dtype for x in results(case, "cpu").values()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+def test_half_precision_is_that_of_inputs_and_results_alone(
+    score: str, dtype: torch.dtype
+) -> None:
+    case = in_dtype(make_case([97, 0, 48], score=score), dtype)
+    expected = interval_attention(**in_dtype(case, torch.float32), backend="cpu")
+    assert torch.equal(interval_attention(**case, backend="cpu"), expected.to(dtype))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +185,8 @@ def test_heads_cut_out_of_a_wider_row_need_no_copy() -> None:
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
 def test_any_number_of_threads_gives_the_same_bits(score: str) -> None:
-    case = make_case([300, 1, 0, 1000, 77], score=score)
+    # The longest is worked on in parts, at the same time.
+    case = make_case([300, 1, 0, 2100, 77], score=score, width=4, value_width=4)
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -189,6 +215,100 @@ def test_gradients_alone_are_the_very_bits_of_those_in_company(score: str) -> No
         assert torch.equal(output, expected["output"][own])
         for name, grad in zip("qkv", grads, strict=True):
             assert torch.equal(grad, expected[name][own]), name
+
+
+def test_one_long_sequence_of_one_head_is_as_exact_and_the_same_bits_on_any_threads() -> None:
+    case = make_case([3000], heads=1, width=4, value_width=4)
+    unbiased = ("position_bias", "time_bias", "q_positions", "q_times_ms", "kv_times_ms")
+    case |= dict.fromkeys(unbiased)
+    exact = {name: case[name].double() for name in "qkv"}
+    grad = torch.randn(3000, 1, 4, generator=torch.Generator().manual_seed(7))
+
+    def gradients(given: dict[str, Any], threads: int, backend: str) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        leaves = [given[name].clone().requires_grad_() for name in "qkv"]
+        output = interval_attention(
+            **(given | dict(zip("qkv", leaves, strict=True))), backend=backend
+        )
+        return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
+
+    found = [gradients(case, threads, "cpu") for threads in (1, 2, 5)]
+    torch.set_num_threads(1)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    same, double = gradients(case, 1, "reference"), gradients(case | exact, 1, "reference")
+    for ours, theirs, truth in zip(found[0], same, double, strict=True):
+        allowed = 2 * (theirs - truth).abs().max() + FLOOR
+        assert (ours - truth).abs().max() <= allowed
+
+
+def test_more_elements_than_32_bits_count_are_addressed() -> None:
+    heads, width, rows = 1024, 256, 2**13 + 16
+    # Memory that nobody touches costs nothing: only the last rows are ever written or attended.
+    keys = torch.empty(rows, heads, width, dtype=torch.bfloat16)
+    assert keys.numel() > 2**31
+    last = torch.randn(16, heads, width, generator=torch.Generator().manual_seed(1))
+    keys[-16:] = last
+    values = torch.zeros(rows, heads, 1, dtype=torch.bfloat16)
+    values[-16:] = last[:, :, :1]
+    case = make_case([16], heads=heads, width=width, value_width=1, q_lengths=[1])
+    case = in_dtype(case | {"position_bias": torch.zeros(1)}, torch.bfloat16)
+    case |= dict.fromkeys(("position_bias", "time_bias", "q_positions", "q_times_ms"))
+    case |= {"kv_times_ms": None, "k": keys[-16:], "v": values[-16:]}
+    case["intervals"] = torch.tensor([[0, 16, 0, 0]]).int()
+    expected = interval_attention(**case, backend="cpu")
+    case |= {"k": keys, "v": values, "kv_offsets": torch.tensor([0, rows])}
+    case["intervals"] = torch.tensor([[rows - 16, rows, 0, 0]]).int()
+    assert torch.equal(interval_attention(**case, backend="cpu"), expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "hostile", "named"),
+    [
+        (1, torch.zeros(5, 2, 16), "k: "),
+        (1, torch.zeros(8, 2, 16, dtype=torch.float64), "k: "),
+        (2, torch.zeros(8, 3, 16), "v: "),
+        (3, torch.tensor([0, 9, 8]), "q_offsets"),
+        (3, torch.tensor([-4, 5, 8]), "q_offsets"),
+        (3, torch.tensor([0, 5, 8]).int(), "q_offsets"),
+        (4, torch.tensor([0, 2**62, 8]), "kv_offsets"),
+        (4, torch.tensor([0, 8]), "kv_offsets"),
+        (5, torch.full((8, 4), 2**31 - 1).int(), "intervals: row 0"),
+        (5, torch.full((8, 4), -1).int(), "intervals: row 0"),
+        (5, torch.zeros(7, 4).int(), "intervals"),
+        (6, torch.zeros(0), "position_bias"),
+        (7, torch.zeros(3, dtype=torch.int64), "q_positions"),
+        (7, None, "q_positions"),
+        (9, torch.zeros(99, dtype=torch.int64), "edges_ms"),
+        (10, torch.zeros(8), "q_times_ms"),
+        (11, None, "kv_times_ms"),
+    ],
+)
+def test_the_operator_itself_refuses_what_would_leave_its_memory(
+    place: int, hostile: Tensor | None, named: str
+) -> None:
+    operator.load()
+    case = make_case([5, 3])
+    arguments: list[Any] = [
+        case["q"], case["k"], case["v"], case["q_offsets"], case["kv_offsets"], case["intervals"],
+        case["position_bias"], case["q_positions"], case["time_bias"], operator.edges_ms(64),
+        case["q_times_ms"], case["kv_times_ms"], False, 0.25, 1.0,
+    ]  # fmt: skip
+    good, _ = torch.ops.freshet_cpu.interval_attention(*arguments)
+    grad, sums = torch.ones_like(good), torch.empty(0, 2)
+    arguments[place] = hostile
+    with pytest.raises(RuntimeError, match=f"refuses {named}"):
+        torch.ops.freshet_cpu.interval_attention(*arguments)
+    with pytest.raises(RuntimeError, match=f"refuses {named}"):
+        torch.ops.freshet_cpu.interval_attention_backward(grad, good, sums, *arguments)
+
+
+def test_positions_and_times_of_any_size_are_clamped() -> None:
+    case = make_case([60])
+    most = torch.tensor([2**63 - 1, -(2**63)]).repeat(30)
+    case |= {"q_positions": most, "q_times_ms": most, "kv_times_ms": most.flip(0)}
+    expected = interval_attention(**case, backend="reference")
+    torch.testing.assert_close(interval_attention(**case, backend="cpu"), expected)
 
 
 def test_columns_without_rows_get_gradient_zero() -> None:
