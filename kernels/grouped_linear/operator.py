@@ -49,5 +49,5 @@ def _backward_shapes(
     return x.new_empty(x.shape), weight.new_empty(weight.shape), of_bias
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], **_: Any) -> None:
     ctx.save_for_backward(*inputs)

@@ -13,7 +13,7 @@ from kernels.interval_attention.cpu import operator as cpu
 
 
 def silu(x: Tensor, *, backend: str = AUTO) -> Tensor:
-    """x * sigmoid(x), number by number, differentiable once.
+    """Compute x * sigmoid(x), number by number; differentiable once.
 
     PyTorch's own spends on a processor several times as long in its exponential.
 
@@ -34,7 +34,7 @@ def _silu_cpu(x: Tensor) -> Tensor:
     return out
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor], **_: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 

@@ -138,7 +138,9 @@ class HSTU(nn.Module):
         Without `past` the rows are also the columns; with it the columns are `past.columns`.
         """
         for index, layer in enumerate(self.layers):
-            own = past and (past.keys[index], past.values[index], past.columns)
+            own = None
+            if past is not None:
+                own = past.keys[index], past.values[index], past.columns
             if self.rematerialize and torch.is_grad_enabled():
                 x = checkpoint(
                     _states, layer, x, view, own, use_reentrant=False, preserve_rng_state=False,

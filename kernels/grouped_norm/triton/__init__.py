@@ -80,7 +80,7 @@ def _backward(
     order: Tensor | None,
     offsets: Tensor | None,
     rms: bool,
-    epsilon: float,
+    _epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tiles, named = _arguments(x, gate, weight, bias, order, offsets, rms)
     num_groups, width = weight.shape
