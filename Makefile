@@ -116,7 +116,7 @@ build/bootstrap/.installed: $(LOCKS)/bootstrap.txt | requirements
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	touch $@
 
-build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/interval_attention/cpu/*.,cpp h py))
+build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/*/cpu/*.,cpp h py))
 	$(PYTHON) -m kernels.interval_attention.cpu
 	touch $@
 

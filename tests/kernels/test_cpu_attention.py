@@ -271,12 +271,15 @@ def test_scratch_memory_it_takes_uninitialised_never_shows(tmp_path: Path) -> No
 def test_a_library_of_other_sources_is_never_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for source in build.SOURCES.glob("*.[ch]*"):
-        (tmp_path / source.name).write_bytes(source.read_bytes())
+    sources = "kernels/interval_attention/cpu"
+    for source in build.ROOT.glob("kernels/*/cpu/*.[ch]*"):
+        copy = tmp_path / source.relative_to(build.ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
     built = build.built_library()
-    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     assert build.built_library() == built
-    (tmp_path / "problem.h").write_text("// changed")
+    (tmp_path / sources / "problem.h").write_text("// changed")
     with pytest.raises(FreshetError, match="not built") as caught:
         build.built_library()
     assert 'backend="reference"' in str(caught.value)
