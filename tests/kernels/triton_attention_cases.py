@@ -361,7 +361,7 @@ def test_a_bias_elsewhere_is_refused() -> None:
     assert bias.position is not None
     elsewhere = torch.zeros(4, dtype=torch.int64, device="meta")
     names = ("q", "k", "v", "q_offsets", "kv_offsets", "intervals", "score", "scale", "divisor")
-    with pytest.raises(FreshetError, match=r"refuses bias\.q_positions"):
+    with pytest.raises(FreshetError, match=r"refuses bias\.position\.q_positions"):
         attend(
             **{name: case[name] for name in names},
             bias=Bias(position=replace(bias.position, q_positions=elsewhere)),
