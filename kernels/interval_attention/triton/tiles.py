@@ -82,7 +82,7 @@ def sequence_at(offsets: tl.tensor, sequence: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def block_of(tiling: Tiling, BLOCK: tl.constexpr) -> tl.tensor:
-    """This program's sequence and its rows of it; all past the end where no tile is left."""
+    """The program's sequence and its rows of it; all past the end where no tile is left."""
     tile = tl.program_id(0)
     sequence = tl.load(tiling.sequences + tile)
     start, length = sequence_at(tiling.offsets, sequence)
