@@ -47,6 +47,7 @@ class AotCase:
     constants: Mapping[str, Any]
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
     variant: str = ""
     tile: str = ""
     multiples_of_16: frozenset[str] = frozenset()
@@ -78,6 +79,7 @@ class Compiled:
     spill_bytes: int
     shared_bytes: int
     matrix: str
+    adds_atomically: bool
     programs_per_multiprocessor: int
     occupancy: float
 
@@ -93,18 +95,22 @@ def compile_case(case: AotCase) -> Compiled:
     compiled = triton.compile(
         _source(case),
         target=GPUTarget("cuda", case.arch, 32),
-        options={"num_warps": case.num_warps, "num_stages": case.num_stages},
+        options={
+            "num_warps": case.num_warps,
+            "num_stages": case.num_stages,
+            "maxnreg": case.max_registers,
+        },
     )
     registers, spill_bytes = _resources(compiled.asm["cubin"])
-    shared_bytes = compiled.metadata.shared
+    shared_bytes, ptx = compiled.metadata.shared, compiled.asm["ptx"]
     programs = programs_per_multiprocessor(case.arch, registers, shared_bytes, case.num_warps)
     return Compiled(
         title=case.title, op=case.op, kernel=case.name, arch=case.arch, dtype=case.dtype,
         shape=case.shape, variant=case.variant, tile=case.tile, num_warps=case.num_warps,
         num_stages=case.num_stages, uses_matrix_units=case.uses_matrix_units,
         registers=registers, spill_bytes=spill_bytes, shared_bytes=shared_bytes,
-        matrix=_matrix(compiled.asm["ptx"]), programs_per_multiprocessor=programs,
-        occupancy=programs * case.num_warps / 64,
+        matrix=_matrix(ptx), adds_atomically=bool(re.search(r"\b(atom|red)\.", ptx)),
+        programs_per_multiprocessor=programs, occupancy=programs * case.num_warps / 64,
     )  # fmt: skip
 
 

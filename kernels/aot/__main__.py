@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
@@ -44,6 +46,11 @@ def cases(only: str = "") -> Iterator[AotCase]:
                     yield case
 
 
+def _compiled(title: str) -> Compiled:
+    # A kernel cannot be sent to another process, its title can.
+    return next(compile_case(case) for case in cases() if case.title == title)
+
+
 def page(rows: Sequence[Compiled]) -> str:
     """The generated page."""
     header = _HEADER.format(
@@ -67,10 +74,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="titles that match, and no page is written")
     parser.add_argument("--json", action="store_true", help="the figures on stdout, nothing else")
     arguments = parser.parse_args()
+    titles = [case.title for case in cases(arguments.only)]
     rows = []
-    for case in cases(arguments.only):
-        rows.append(row := compile_case(case))
-        print(row, flush=True, file=sys.stderr if arguments.json else sys.stdout)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for row in pool.map(_compiled, titles):
+            rows.append(row)
+            print(row, flush=True, file=sys.stderr if arguments.json else sys.stdout)
     figures = json.dumps([asdict(row) for row in rows], indent=1)
     if arguments.json:
         print(figures)

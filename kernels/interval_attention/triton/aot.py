@@ -17,8 +17,13 @@ from kernels.interval_attention.triton.configurations import Kernel, configurati
 from kernels.interval_attention.triton.forward import forward_kernel
 from kernels.interval_attention.triton.tiles import Bias, Matrix, Tiling
 
-WIDTHS = (16, 32, 64, 128, 256)
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# D and V. The types of 16 bits share their tiles: of fp16 one width shows that it is alike.
+WIDTHS = {
+    "bf16": ((16, 16), (32, 32), (64, 64), (128, 128), (256, 256), (96, 160)),
+    "fp16": ((64, 64),),
+    "fp32": ((16, 16), (32, 32), (64, 64), (128, 128), (256, 256)),
+}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _KERNELS: dict[Kernel, Any] = {
     "forward": forward_kernel,
     "query_gradient": query_gradient_kernel,
@@ -30,22 +35,23 @@ _NUM_POSITIONS, _NUM_BUCKETS = 2048, 64
 
 
 def aot_cases(arch: int) -> Iterator[AotCase]:
-    """Every kernel of attention with D = V and both biases in its default configurations."""
+    """Every kernel of attention with both biases in its default configurations."""
     for kernel in get_args(Kernel):
-        for dtype in DTYPES:
-            for width in WIDTHS:
+        for dtype, widths in WIDTHS.items():
+            for width, value_width in widths:
                 for score in ("silu", "softmax"):
-                    yield case_of(kernel, arch, dtype, width, score)
+                    yield case_of(kernel, arch, dtype, width, value_width, score)
 
 
-def case_of(kernel: Kernel, arch: int, dtype: str, width: int, score: str) -> AotCase:
-    """One kernel at D = V = `width`, float32 multiplied as such."""
-    chosen = configuration(kernel, width, DTYPES[dtype], arch, "ieee")
+def case_of(
+    kernel: Kernel, arch: int, dtype: str, width: int, value_width: int, score: str
+) -> AotCase:
+    """One kernel; float32 is multiplied as such."""
+    chosen = configuration(kernel, max(width, value_width), DTYPES[dtype], arch)
     constants = constants_of(
         chosen, softmax=score == "softmax", num_positions=_NUM_POSITIONS,
-        num_buckets=_NUM_BUCKETS, width=width, value_width=width, precision="ieee",
+        num_buckets=_NUM_BUCKETS, width=width, value_width=value_width, precision="ieee",
     )  # fmt: skip
-    matrices = [*_OF_THE_TYPE, "log_sums", "deltas"]
     types = {
         **dict.fromkeys(_OF_THE_TYPE, Matrix(f"*{dtype}", "i32", "i32")),
         **dict.fromkeys(("log_sums", "deltas"), Matrix("*fp32", "i32", "i32")),
@@ -61,18 +67,16 @@ def case_of(kernel: Kernel, arch: int, dtype: str, width: int, score: str) -> Ao
         kernel=_KERNELS[kernel],
         arch=arch,
         dtype=dtype,
-        shape=f"D={width}",
+        shape=f"D={width}" if width == value_width else f"D={width} V={value_width}",
         variant=score,
         tile=f"{chosen.block_rows} x {chosen.block_columns}",
         types={name: kind for name, kind in types.items() if name in _KERNELS[kernel].arg_names},
         constants=constants | {"BLOCK_BUCKETS": _NUM_BUCKETS},
         multiples_of_16=frozenset(
-            f"{name}.{stride}"
-            for name in matrices
-            for stride in ("row_stride", "head_stride")
-            if name in _OF_THE_TYPE
+            f"{name}.{stride}" for name in _OF_THE_TYPE for stride in ("row_stride", "head_stride")
         ),
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
+        max_registers=chosen.max_registers,
         uses_matrix_units=dtype != "fp32",
     )

@@ -6,56 +6,68 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 Kernel = Literal["forward", "query_gradient", "key_value_gradient", "bias_gradient"]
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Rows and columns of a tile, warps of a program, and tiles in flight."""
+    """Rows and columns of a tile, warps of a program, tiles in flight, registers of a thread."""
 
     block_rows: int
     block_columns: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
 
-# (kernel, wide, 32-bit): wide is a D or V above 64, very wide one above 128. The choice is a function
-# of the kernel, the widths and the type alone: a tuner's choice would change the bits between runs.
-_CONFIGURATIONS: dict[tuple[Kernel, int, bool], Configuration] = {
-    ("forward", 64, False): Configuration(64, 64, 4, 3),
-    ("forward", 128, False): Configuration(64, 64, 8, 2),
-    ("forward", 256, False): Configuration(64, 32, 4, 2),
-    ("forward", 64, True): Configuration(32, 32, 4, 2),
-    ("forward", 128, True): Configuration(32, 32, 4, 1),
-    ("forward", 256, True): Configuration(16, 16, 4, 1),
-    ("query_gradient", 64, False): Configuration(64, 64, 8, 2),
-    ("query_gradient", 128, False): Configuration(64, 64, 8, 2),
-    ("query_gradient", 256, False): Configuration(64, 32, 8, 1),
-    ("query_gradient", 64, True): Configuration(32, 32, 4, 1),
-    ("query_gradient", 128, True): Configuration(32, 32, 4, 1),
-    ("query_gradient", 256, True): Configuration(16, 16, 4, 1),
-    ("key_value_gradient", 64, False): Configuration(32, 64, 8, 2),
-    ("key_value_gradient", 128, False): Configuration(32, 64, 8, 2),
-    ("key_value_gradient", 256, False): Configuration(32, 64, 8, 1),
-    ("key_value_gradient", 64, True): Configuration(32, 32, 4, 1),
-    ("key_value_gradient", 128, True): Configuration(32, 32, 4, 1),
-    ("key_value_gradient", 256, True): Configuration(16, 16, 4, 1),
-    ("bias_gradient", 64, False): Configuration(64, 16, 8, 1),
-    ("bias_gradient", 128, False): Configuration(64, 16, 8, 2),
-    ("bias_gradient", 256, False): Configuration(64, 32, 4, 1),
-    ("bias_gradient", 64, True): Configuration(32, 32, 4, 1),
-    ("bias_gradient", 128, True): Configuration(32, 32, 4, 1),
-    ("bias_gradient", 256, True): Configuration(16, 16, 4, 1),
+_WIDTHS = (64, 128, 256)
+# (kernel, architecture, 32-bit), then by the larger of D and V: the fields of a
+# configuration, the first tried that does not spill (kernels/AOT.md). A tuner's choice would change
+# bits between runs. Left to itself, ptxas aims at too few registers for float32, and spills.
+_CONFIGURATIONS: dict[tuple[Kernel, int, bool], tuple[tuple[int, ...], ...]] = {
+    ("forward", 80, False): ((64, 64, 8, 2), (32, 32, 4, 1), (0, 0, 0, 0)),
+    ("forward", 90, False): ((64, 64, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("forward", 100, False): ((64, 32, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("query_gradient", 80, False): ((64, 32, 8, 2), (64, 64, 8, 2), (0, 0, 0, 0)),
+    ("query_gradient", 90, False): ((64, 64, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("query_gradient", 100, False): ((64, 64, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("key_value_gradient", 80, False): ((32, 32, 4, 2), (32, 32, 8, 2), (0, 0, 0, 0)),
+    ("key_value_gradient", 90, False): ((64, 64, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("key_value_gradient", 100, False): ((64, 64, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("bias_gradient", 80, False): ((64, 16, 8, 2), (64, 16, 8, 2), (0, 0, 0, 0)),
+    ("bias_gradient", 90, False): ((64, 16, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("bias_gradient", 100, False): ((64, 16, 8, 2), (0, 0, 0, 0), (0, 0, 0, 0)),
+    ("forward", 80, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (0, 0, 0, 0, 255)),
+    ("forward", 90, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (0, 0, 0, 0, 255)),
+    ("forward", 100, True): ((32, 32, 8, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
+    ("query_gradient", 80, True): ((32, 32, 8, 1, 255), (16, 16, 8, 1, 255), (0, 0, 0, 0, 255)),
+    ("query_gradient", 90, True): ((32, 32, 8, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
+    ("query_gradient", 100, True): ((32, 32, 8, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
+    ("key_value_gradient", 80, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (0, 0, 0, 0, 255)),
+    ("key_value_gradient", 90, True): ((32, 32, 8, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
+    ("key_value_gradient", 100, True): ((32, 32, 8, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
+    ("bias_gradient", 80, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (0, 0, 0, 0, 255)),
+    ("bias_gradient", 90, True): ((16, 16, 4, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
+    ("bias_gradient", 100, True): ((16, 16, 4, 1, 255), (0, 0, 0, 0, 255), (0, 0, 0, 0, 255)),
 }
 
 
-def configuration(
-    kernel: Kernel, width: int, dtype: torch.dtype, arch: int, precision: str
-) -> Configuration:
-    """The block sizes of a kernel; `width` is the larger of D and V."""
-    size = next(limit for limit in (64, 128, 256) if width <= limit)
-    return _CONFIGURATIONS[kernel, size, dtype == torch.float32]
+def configuration(kernel: Kernel, width: int, dtype: torch.dtype, arch: int) -> Configuration:
+    """The tiles of a kernel on sm_80, sm_90 or sm_100; `width` is the larger of D and V."""
+    size = next(at for at, limit in enumerate(_WIDTHS) if width <= limit)
+    return Configuration(*_CONFIGURATIONS[kernel, arch, dtype == torch.float32][size])
+
+
+def arch_of(x: Tensor) -> int:
+    """The architecture whose tiles a tensor's device takes; the interpreter takes those of sm_80.
+
+    What is neither a Hopper nor a data centre's Blackwell has the matrix units of sm_80, and less
+    shared memory: the tiles of sm_80 stay below 99 KiB.
+    """
+    major = torch.cuda.get_device_capability(x.device)[0] if x.is_cuda else 8
+    return {9: 90, 10: 100}.get(major, 80)
 
 
 def padded(width: int) -> int:

@@ -20,6 +20,7 @@ from kernels.interval_attention.triton.bias_gradient import bias_gradient_kernel
 from kernels.interval_attention.triton.configurations import (
     Configuration,
     Kernel,
+    arch_of,
     configuration,
     constants_of,
     padded,
@@ -93,9 +94,8 @@ class Call:
 
     def configuration(self, kernel: Kernel) -> Configuration:
         """The block sizes this call takes."""
-        arch = 10 * torch.cuda.get_device_capability(self.q.device)[0] if self.q.is_cuda else 90
         width = max(self.q.shape[2], self.v.shape[2])
-        return configuration(kernel, width, self.q.dtype, arch, self.precision)
+        return configuration(kernel, width, self.q.dtype, arch_of(self.q))
 
     def arguments(self, chosen: Configuration) -> dict[str, Any]:
         """What all kernels name alike."""
@@ -104,6 +104,7 @@ class Call:
             "intervals": self.intervals, "bias": self._bias(),
             "scale": self.scale, "divisor": self.divisor,
             "num_warps": chosen.num_warps, "num_stages": chosen.num_stages,
+            "maxnreg": chosen.max_registers,
             **constants_of(
                 chosen, softmax=self.softmax, num_positions=self.num_positions,
                 num_buckets=self.num_buckets, width=self.q.shape[2],
