@@ -11,8 +11,11 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ingest.runtime.errors import FreshetError
+from kernels.interval_attention import interval_attention
 from kernels.interval_attention.bias import Bias
 from kernels.interval_attention.triton import attend
 from tests.benchmarks import bench_kernels_gpu
@@ -61,3 +64,21 @@ def test_the_gpu_bench_without_a_gpu_measures_nothing_and_says_so(
     said = capsys.readouterr()
     assert "measured nothing: PyTorch sees no CUDA GPU" in said.err
     assert not said.out
+
+
+class Attention(torch.nn.Module):
+    def forward(self, x: Tensor, offsets: Tensor, intervals: Tensor) -> Tensor:
+        return interval_attention(
+            x, x, x, q_offsets=offsets, kv_offsets=offsets, intervals=intervals, score="silu",
+            scale=1.0,
+        )  # fmt: skip
+
+
+def test_a_graph_for_a_gpu_is_captured_without_one() -> None:
+    with FakeTensorMode(), torch.device("cuda"):
+        x, offsets = torch.zeros(3, 2, 16), torch.zeros(2, dtype=torch.int64)
+        program = torch.export.export(
+            Attention(), (x, offsets, torch.zeros(3, 4, dtype=torch.int32))
+        )
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert "freshet_triton.interval_attention.default" in called

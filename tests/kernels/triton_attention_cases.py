@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
 from kernels import intervals
-from kernels.interval_attention.bias import Bias, checked_bias, time_bucket
+from kernels.interval_attention.bias import Bias, checked_bias, edges_ms, time_bucket
 from kernels.interval_attention.reference import reference
 from kernels.interval_attention.triton import attend
 from kernels.jagged import offsets_of, positions_of
@@ -349,3 +349,22 @@ def test_a_bias_elsewhere_is_refused() -> None:
             **{name: case[name] for name in names},
             bias=Bias(position=replace(bias.position, q_positions=elsewhere)),
         )
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_pytorch_finds_the_operators_registered_in_full(biased: bool) -> None:
+    case = make_case([5, 3], score="softmax")
+    moved = {name: x.to(DEVICE) for name, x in case.items() if isinstance(x, Tensor)}
+    leaves = [moved[name].requires_grad_() for name in "qkv"]
+    rest = [moved[name] for name in ("q_offsets", "kv_offsets", "intervals")]
+    bias: list[Tensor | None] = [None] * 6
+    if biased:
+        bias = [
+            moved["position_bias"].requires_grad_(), moved["q_positions"],
+            moved["time_bias"].requires_grad_(), edges_ms(NUM_BUCKETS), moved["q_times_ms"],
+            moved["kv_times_ms"],
+        ]  # fmt: skip
+    torch.library.opcheck(
+        torch.ops.freshet_triton.interval_attention.default,
+        (*leaves, *rest, *bias, True, case["scale"], 1.0),
+    )

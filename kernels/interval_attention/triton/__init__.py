@@ -10,10 +10,12 @@ from torch import Tensor
 from triton import knobs
 
 from ingest.runtime.errors import FreshetError
+from kernels.interval_attention import operator
 from kernels.interval_attention.bias import Bias
 from kernels.interval_attention.triton import launch
 from kernels.interval_attention.triton.launch import Call
 
+_NAMESPACE = "freshet_triton"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_WIDTH = 256
 _MAX_HEADS = 65_535
@@ -49,52 +51,44 @@ def attend(
         FreshetError: a device, dtype, width or stride there is no kernel for.
     """
     _check(q, k, v, intervals, bias)
-    call = Call(
+    return operator.attend(
+        _NAMESPACE, q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals,
+        score=score, scale=scale, divisor=divisor, bias=bias,
+    )  # fmt: skip
+
+
+def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+    return launch.forward(_call(*inputs))
+
+
+def _backward(
+    out_gradient: Tensor, out: Tensor, log_sums: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
+    call = _call(*inputs)
+    out_gradient = out_gradient.contiguous()
+    q_gradient, deltas = launch.query_gradient(call, out, log_sums, out_gradient)
+    k_gradient, v_gradient = launch.key_value_gradient(call, log_sums, deltas, out_gradient)
+    sums = (out.new_empty(0), out.new_empty(0))
+    if call.num_positions or call.num_buckets:
+        sums = launch.bias_gradient(call, log_sums, deltas, out_gradient)
+    return q_gradient, k_gradient, v_gradient, *(x.to(out.dtype) for x in sums)
+
+
+def _call(
+    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, kv_offsets: Tensor, intervals: Tensor,
+    position_bias: Tensor | None, q_positions: Tensor | None, time_bias: Tensor | None,
+    _edges_ms: Tensor | None, q_times_ms: Tensor | None, kv_times_ms: Tensor | None,
+    softmax: bool, scale: float, divisor: float,
+) -> Call:  # fmt: skip
+    bias = operator.bias_of(position_bias, q_positions, time_bias, q_times_ms, kv_times_ms)
+    return Call(
         q=q, k=k, v=v, q_offsets=q_offsets.contiguous(), kv_offsets=kv_offsets.contiguous(),
-        intervals=intervals.contiguous(), softmax=score == "softmax", scale=scale, divisor=divisor,
+        intervals=intervals.contiguous(), softmax=softmax, scale=scale, divisor=divisor,
         bias=_contiguous(bias), precision=_PRECISIONS[torch.get_float32_matmul_precision()],
     )  # fmt: skip
-    by_distance = None if call.bias.position is None else call.bias.position.table
-    by_bucket = None if call.bias.time is None else call.bias.time.table
-    result: Tensor = _Attend.apply(q, k, v, by_distance, by_bucket, call)
-    return result
 
 
-class _Attend(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        by_distance: Tensor | None,
-        by_bucket: Tensor | None,
-        call: Call,
-    ) -> Tensor:
-        out, log_sums = launch.forward(call)
-        ctx.save_for_backward(q, k, v, by_distance, by_bucket, out, log_sums)
-        # Tensors that need gradients are kept by autograd alone: elsewhere they would leak.
-        empty = q.new_empty(0)
-        ctx.call = replace(
-            call, q=empty, k=empty, v=empty, bias=_with_tables(call.bias, empty, empty)
-        )
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, by_distance, by_bucket, out, log_sums = ctx.saved_tensors
-        bias = _with_tables(ctx.call.bias, by_distance, by_bucket)
-        call = replace(ctx.call, q=q, k=k, v=v, bias=bias)
-        out_gradient = out_gradient.contiguous()
-        q_gradient, deltas = launch.query_gradient(call, out, log_sums, out_gradient)
-        k_gradient, v_gradient = launch.key_value_gradient(call, log_sums, deltas, out_gradient)
-        gradients = [q_gradient, k_gradient, v_gradient, None, None, None]
-        if any(ctx.needs_input_grad[3:5]):
-            sums = launch.bias_gradient(call, log_sums, deltas, out_gradient)
-            for at, summed in zip((3, 4), sums, strict=True):
-                gradients[at] = summed.to(q.dtype) if ctx.needs_input_grad[at] else None
-        return tuple(gradients)
+operator.define(_NAMESPACE, _forward, _backward)
 
 
 def _contiguous(bias: Bias) -> Bias:
@@ -102,14 +96,6 @@ def _contiguous(bias: Bias) -> Bias:
         return part and replace(part, **{name: x.contiguous() for name, x in vars(part).items()})
 
     return Bias(position=dense(bias.position), time=dense(bias.time))
-
-
-def _with_tables(bias: Bias, by_distance: Tensor, by_bucket: Tensor) -> Bias:
-    position, time = bias.position, bias.time
-    return Bias(
-        position=None if position is None else replace(position, table=by_distance),
-        time=None if time is None else replace(time, table=by_bucket),
-    )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, intervals: Tensor, bias: Bias) -> None:
