@@ -19,7 +19,7 @@ from ingest.runtime.errors import FreshetError
 ARCHS = (80, 90, 100)
 # Shared memory of one multiprocessor, and the most one program may take, in KiB.
 SHARED_KIB = {80: (164, 163), 90: (228, 227), 100: (228, 227)}
-MATRIX_UNITS = {80: "mma", 90: "wgmma", 100: "tcgen05"}
+_MATRIX_UNITS = {80: "mma", 90: "wgmma", 100: "tcgen05"}
 _MATRIX = {
     "wgmma": r"wgmma\.mma_async",
     "tcgen05": r"tcgen05\.mma",
@@ -34,7 +34,7 @@ class AotCase:
     `types` names every argument that is no constant ("*bf16", "*i64", "i32", "fp32"; of a NamedTuple
     argument, that NamedTuple of types); `constants` the others. Pointers and the arguments in
     `multiples_of_16` (of a NamedTuple, "q.row_stride") are told to be just that, as at launch.
-    `shape`, `variant` and `tile` are cells of the table. `uses_matrix_units` is what the test expects.
+    `shape`, `variant` and `tile` are cells of the table; `expected_matrix` is what the test expects.
     """
 
     op: str
@@ -51,7 +51,7 @@ class AotCase:
     variant: str = ""
     tile: str = ""
     multiples_of_16: frozenset[str] = frozenset()
-    uses_matrix_units: bool = False
+    expected_matrix: str = "none"
 
     @property
     def title(self) -> str:
@@ -74,7 +74,7 @@ class Compiled:
     tile: str
     num_warps: int
     num_stages: int
-    uses_matrix_units: bool
+    expected_matrix: str
     registers: int
     spill_bytes: int
     shared_bytes: int
@@ -107,11 +107,16 @@ def compile_case(case: AotCase) -> Compiled:
     return Compiled(
         title=case.title, op=case.op, kernel=case.name, arch=case.arch, dtype=case.dtype,
         shape=case.shape, variant=case.variant, tile=case.tile, num_warps=case.num_warps,
-        num_stages=case.num_stages, uses_matrix_units=case.uses_matrix_units,
+        num_stages=case.num_stages, expected_matrix=case.expected_matrix,
         registers=registers, spill_bytes=spill_bytes, shared_bytes=shared_bytes,
         matrix=_matrix(ptx), adds_atomically=bool(re.search(r"\b(atom|red)\.", ptx)),
         programs_per_multiprocessor=programs, occupancy=programs * case.num_warps / 64,
     )  # fmt: skip
+
+
+def matrix_unit(arch: int, num_rows: int) -> str:
+    """What multiplies tiles of so many rows: newer units than `mma` take 64 at once."""
+    return _MATRIX_UNITS[arch] if num_rows >= 64 else "mma"
 
 
 def programs_per_multiprocessor(

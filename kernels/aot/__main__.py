@@ -20,7 +20,11 @@ from triton import knobs
 from kernels.aot import ARCHS, AotCase, Compiled, compile_case
 
 # Each has a function `aot_cases(arch)`.
-OPS = ("kernels.interval_attention.triton.aot",)
+OPS = (
+    "kernels.interval_attention.triton.aot",
+    "kernels.grouped_linear.triton.aot",
+    "kernels.grouped_norm.triton.aot",
+)
 ROOM = Path(__file__).parents[1]
 PAGE = ROOM / "AOT.md"
 FIGURES = ROOM.parent / "build" / "bench" / "kernels-aot.json"

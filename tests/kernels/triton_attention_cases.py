@@ -58,7 +58,7 @@ def every_other_row(lengths: Tensor) -> Tensor:
     return intervals.causal(lengths) * (1 - positions_of(lengths)[:, None].int() % 2)
 
 
-HAND_BUILT = (from_here_on, far_apart_and_swapped, every_other_row)
+HAND_BUILT = (from_here_on, only_itself, far_apart_and_swapped, every_other_row)
 ALL_MASKS = MASKS | {mask.__name__: mask for mask in HAND_BUILT}
 
 
@@ -122,6 +122,26 @@ def run(function: Callable[..., Tensor], case: Case, dtype: torch.dtype | None =
     return {"out": out.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
+def sizes_of_terms(case: Case, exact: Case) -> dict[str, float]:
+    """Norms of what is summed where the sum may be far smaller: rounding is that of the terms.
+
+    A bias gradient is a sum over all pairs. A score's gradient under softmax is weight * (dp - delta)
+    with delta = <out, its gradient>: a row of one column has dp = delta, and gradients of 0.
+    """
+    sizes = {name: float(x.norm()) for name, x in exact.items()}
+    for name in NAMES[3:]:
+        sizes[name] = float(case["out_gradient"].double().norm())
+    if case["score"] == "softmax":
+        delta = (exact["out"].cpu() * case["out_gradient"]).abs().sum(2, keepdim=True)
+        delta *= case["scale"]
+        # Of values k the output is the sum of weight * k; theirs sums weight * delta * q.
+        weighted = case | {"v": case["k"], "out_gradient": delta * case["q"]}
+        sums = run(reference, weighted, torch.float64)
+        sizes["q"] += float((delta * sums["out"].cpu()).norm())
+        sizes["k"] += float(sums["v"].norm())
+    return sizes
+
+
 def assert_as_good_as_pytorch(case: Case) -> None:
     """At most twice the error of the same formula in PyTorch, both against float64."""
     exact, ours, theirs = (
@@ -129,14 +149,13 @@ def assert_as_good_as_pytorch(case: Case) -> None:
         run(attend, case),
         run(reference, case),
     )
+    sizes = sizes_of_terms(case, exact)
     for name, expected in exact.items():
         found = ours[name]
         assert found.dtype == case["q"].dtype
         assert found.isfinite().all(), name
         error, bound = (float((x.double() - expected).norm()) for x in (found, theirs[name]))
-        # A bias gradient is what is left of a sum over all pairs: its rounding is that of the sum.
-        size = case["out_gradient"].double() if name.endswith("_bias") else expected
-        floor = 4 * torch.finfo(found.dtype).eps * float(size.norm()) + 1e-6
+        floor = 4 * torch.finfo(found.dtype).eps * sizes[name]
         assert error <= 2 * bound + floor, (name, error, bound, floor)
 
 
@@ -161,10 +180,10 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *a, **options: filled(empty(*a, **options)))
 
 
-@pytest.mark.parametrize("score", ["silu", "softmax"])
 @pytest.mark.parametrize("mask", ALL_MASKS.values(), ids=ALL_MASKS.keys())
-def test_every_mask(mask: Mask, score: str, poisoned: None) -> None:
-    assert_as_good_as_pytorch(make_case([63, 0, 1], mask, score=score, heads=1))
+def test_every_mask(mask: Mask, poisoned: None) -> None:
+    # Which tiles are visited does not depend on the score; any two intervals are tried with both.
+    assert_as_good_as_pytorch(make_case([63, 0, 1], mask, score="softmax", heads=1))
 
 
 @pytest.mark.parametrize("lengths", [[97, 0], [1]])
@@ -173,7 +192,7 @@ def test_every_length(lengths: list[int], poisoned: None) -> None:
 
 
 def test_a_long_sequence(poisoned: None) -> None:
-    case = make_case([1025], MASKS["semi_local"], biased=(False, False), heads=1)
+    case = make_case([321], MASKS["semi_local"], biased=(False, False), heads=1)
     assert_as_good_as_pytorch(case)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kernels.aot import AotCase
+from kernels.aot import AotCase, matrix_unit
 from kernels.grouped_linear.triton import configuration
 from kernels.grouped_linear.triton.kernels import product_kernel, weight_gradient_kernel
 
@@ -55,5 +55,5 @@ def _case(name: str, kernel: Any, arch: int, dtype: str, variant: str, dense: st
         multiples_of_16=frozenset(name for name in _STRIDES if name != dense),
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
-        uses_matrix_units=dtype == "bf16",
+        expected_matrix=matrix_unit(arch, chosen.block_rows) if dtype == "bf16" else "none",
     )

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import torch
 
-from kernels.aot import AotCase
+from kernels.aot import AotCase, matrix_unit
 from kernels.interval_attention.triton.backward import (
     key_value_gradient_kernel,
     query_gradient_kernel,
@@ -17,11 +17,12 @@ from kernels.interval_attention.triton.configurations import Kernel, configurati
 from kernels.interval_attention.triton.forward import forward_kernel
 from kernels.interval_attention.triton.tiles import Bias, Matrix, Tiling
 
-# D and V. What shares tiles with another type or width is shown once.
+# D and V. float16 takes the tiles of bfloat16, "tf32" those of float32: shown at one width.
 WIDTHS = {
-    "bf16": ((64, 64), (128, 128)),
-    "fp32": ((64, 64), (128, 128)),
-    "tf32": ((64, 64),),
+    "bf16": (16, 32, 64, 128, 256),
+    "fp16": (64,),
+    "fp32": (16, 32, 64, 128, 256),
+    "tf32": (64,),
 }
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _KERNELS: dict[Kernel, Any] = {
@@ -38,21 +39,22 @@ def aot_cases(arch: int) -> Iterator[AotCase]:
     """Every kernel of attention with both biases in its default configurations."""
     for kernel in get_args(Kernel):
         for dtype, widths in WIDTHS.items():
-            for width, value_width in widths:
+            for width in widths:
                 for score in ("silu", "softmax"):
-                    yield case_of(kernel, arch, dtype, width, value_width, score)
+                    yield case_of(kernel, arch, dtype, width, score)
 
 
-def case_of(
-    kernel: Kernel, arch: int, dtype: str, width: int, value_width: int, score: str
-) -> AotCase:
-    """One kernel; "fp32" is float32 multiplied as such, "tf32" float32 on the matrix units."""
+def case_of(kernel: Kernel, arch: int, dtype: str, width: int, score: str) -> AotCase:
+    """One kernel at D = V = width; "fp32" is float32 multiplied as such, "tf32" on matrix units."""
     torch_dtype = _DTYPES.get(dtype, torch.float32)
-    chosen = configuration(kernel, max(width, value_width), torch_dtype, arch)
+    chosen = configuration(kernel, width, torch_dtype, arch)
     element = dtype if dtype in _DTYPES else "fp32"
+    # Its tiles of scores lie [columns, rows].
+    num_rows = chosen.block_columns if kernel == "key_value_gradient" else chosen.block_rows
     constants = constants_of(
         chosen, softmax=score == "softmax", num_positions=_NUM_POSITIONS,
-        num_buckets=_NUM_BUCKETS, width=width, value_width=value_width, precision="tf32" if dtype == "tf32" else "ieee",
+        num_buckets=_NUM_BUCKETS, width=width, value_width=width,
+        precision="tf32" if dtype == "tf32" else "ieee",
     )  # fmt: skip
     types = {
         **dict.fromkeys(_OF_THE_TYPE, Matrix(f"*{element}", "i32", "i32")),
@@ -69,7 +71,7 @@ def case_of(
         kernel=_KERNELS[kernel],
         arch=arch,
         dtype=dtype,
-        shape=f"D={width}" if width == value_width else f"D={width} V={value_width}",
+        shape=f"D={width}",
         variant=score,
         tile=f"{chosen.block_rows} x {chosen.block_columns}",
         types={name: kind for name, kind in types.items() if name in _KERNELS[kernel].arg_names},
@@ -80,5 +82,5 @@ def case_of(
         num_warps=chosen.num_warps,
         num_stages=chosen.num_stages,
         max_registers=chosen.max_registers,
-        uses_matrix_units=dtype in _DTYPES,
+        expected_matrix="none" if dtype == "fp32" else matrix_unit(arch, num_rows),
     )

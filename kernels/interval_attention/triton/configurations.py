@@ -22,54 +22,41 @@ class Configuration:
     max_registers: int | None = None
 
 
-_WIDTHS = (64, 128, 256)
-# (kernel, architecture, 32-bit), then by the larger of D and V: the fields of a
-# configuration, the first tried that does not spill (kernels/AOT.md). A tuner's choice would change
-# bits between runs. Left to itself, ptxas aims at too few registers for float32, and spills.
-_CONFIGURATIONS: dict[tuple[Kernel, int, bool], tuple[tuple[int, ...], ...]] = {
-    ("forward", 80, False): ((64, 64, 8, 2), (32, 32, 4, 1), (32, 32, 8, 1)),
-    ("forward", 90, False): ((64, 64, 8, 2), (64, 32, 8, 2), (64, 32, 8, 2)),
-    ("forward", 100, False): ((64, 32, 8, 2), (64, 32, 8, 2), (64, 16, 8, 1)),
-    ("query_gradient", 80, False): ((64, 32, 8, 2), (64, 64, 8, 2), (32, 32, 8, 1)),
-    ("query_gradient", 90, False): ((64, 64, 8, 2), (64, 64, 8, 2), (64, 32, 8, 2)),
-    ("query_gradient", 100, False): ((64, 64, 8, 2), (64, 32, 8, 2), (64, 16, 8, 1)),
-    ("key_value_gradient", 80, False): ((32, 32, 4, 2), (32, 32, 8, 2), (16, 32, 8, 1)),
-    ("key_value_gradient", 90, False): ((64, 64, 8, 2), (32, 64, 8, 2), (16, 64, 8, 2)),
-    ("key_value_gradient", 100, False): ((64, 64, 8, 2), (32, 64, 8, 2), (32, 64, 8, 1)),
-    ("bias_gradient", 80, False): ((64, 16, 8, 2), (64, 16, 8, 2), (32, 16, 8, 2)),
-    ("bias_gradient", 90, False): ((64, 16, 8, 2), (64, 16, 8, 2), (64, 16, 8, 2)),
-    ("bias_gradient", 100, False): ((64, 16, 8, 2), (64, 16, 8, 1), (64, 16, 8, 2)),
-    ("forward", 80, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (16, 16, 8, 1, 255)),
-    ("forward", 90, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (16, 16, 8, 1, 255)),
-    ("forward", 100, True): ((32, 32, 8, 1, 255), (16, 32, 8, 1, 255), (16, 16, 8, 1, 255)),
-    ("query_gradient", 80, True): ((32, 32, 8, 1, 255), (16, 16, 8, 1, 255), (16, 16, 8, 2, 255)),
-    ("query_gradient", 90, True): ((32, 32, 8, 1, 255), (16, 16, 8, 1, 255), (16, 16, 8, 2, 255)),
-    ("query_gradient", 100, True): ((32, 32, 8, 1, 255), (16, 16, 8, 1, 255), (16, 16, 8, 2, 255)),
-    ("key_value_gradient", 80, True): (
-        (32, 32, 8, 1, 255),
-        (16, 32, 8, 1, 255),
-        (16, 16, 8, 1, 255),
-    ),
-    ("key_value_gradient", 90, True): (
-        (32, 32, 8, 1, 255),
-        (16, 32, 8, 1, 255),
-        (16, 16, 8, 1, 255),
-    ),
-    ("key_value_gradient", 100, True): (
-        (32, 32, 8, 1, 255),
-        (16, 32, 8, 1, 255),
-        (16, 16, 8, 1, 255),
-    ),
-    ("bias_gradient", 80, True): ((16, 16, 4, 1, 255), (16, 32, 8, 1, 255), (16, 16, 8, 2, 255)),
-    ("bias_gradient", 90, True): ((16, 16, 4, 1, 255), (16, 32, 8, 1, 255), (16, 16, 8, 2, 255)),
-    ("bias_gradient", 100, True): ((16, 16, 4, 1, 255), (16, 32, 8, 1, 255), (16, 16, 8, 2, 255)),
+_Fields = tuple[int, int, int, int]
+# By the larger of D and V: the fields of a configuration. Of the tiles tried, those that do not spill
+# (kernels/AOT.md) and keep most rows in flight. A tuner's choice would change bits between runs.
+_WIDTHS = (32, 64, 128, 256)
+_HALF: dict[tuple[Kernel, int], tuple[_Fields, ...]] = {
+    ("forward", 80): ((64, 32, 4, 2), (64, 64, 4, 2), (64, 32, 8, 2), (32, 32, 8, 1)),
+    ("forward", 90): ((64, 32, 4, 2), (64, 64, 4, 2), (64, 32, 8, 2), (64, 32, 8, 2)),
+    ("forward", 100): ((64, 32, 8, 2), (128, 64, 8, 2), (64, 32, 8, 2), (64, 16, 8, 1)),
+    ("query_gradient", 80): ((32, 64, 4, 2), (32, 64, 4, 2), (64, 64, 8, 2), (32, 32, 8, 1)),
+    ("query_gradient", 90): ((64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 8, 2), (64, 32, 8, 2)),
+    ("query_gradient", 100): ((64, 32, 8, 2), (128, 64, 8, 2), (64, 32, 8, 2), (64, 16, 8, 1)),
+    ("key_value_gradient", 80): ((32, 32, 4, 2), (32, 32, 4, 2), (32, 32, 8, 2), (16, 32, 8, 1)),
+    ("key_value_gradient", 90): ((64, 64, 8, 2), (64, 64, 8, 2), (32, 64, 8, 2), (16, 32, 8, 2)),
+    ("key_value_gradient", 100): ((64, 64, 8, 2), (64, 64, 8, 2), (32, 64, 8, 2), (32, 64, 8, 1)),
+    ("bias_gradient", 80): ((64, 16, 4, 2), (64, 16, 4, 2), (64, 16, 8, 2), (32, 16, 8, 2)),
+    ("bias_gradient", 90): ((64, 16, 4, 2), (64, 16, 4, 2), (64, 16, 8, 2), (64, 16, 8, 2)),
+    ("bias_gradient", 100): ((64, 16, 8, 2), (64, 16, 8, 2), (64, 16, 8, 1), (32, 16, 8, 2)),
 }
+# Float32 has no matrix units, or the same, on all of them.
+_FLOAT32: dict[Kernel, tuple[_Fields, ...]] = {
+    "forward": ((32, 32, 8, 1), (32, 32, 8, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
+    "query_gradient": ((32, 32, 8, 1), (32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 2)),
+    "key_value_gradient": ((32, 32, 8, 1), (32, 32, 8, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
+    "bias_gradient": ((16, 16, 4, 1), (16, 16, 4, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
+}
+# Left to itself, ptxas aims at too few registers for float32, and spills.
+_FLOAT32_REGISTERS = 255
 
 
 def configuration(kernel: Kernel, width: int, dtype: torch.dtype, arch: int) -> Configuration:
     """The tiles of a kernel on sm_80, sm_90 or sm_100; `width` is the larger of D and V."""
     size = next(at for at, limit in enumerate(_WIDTHS) if width <= limit)
-    return Configuration(*_CONFIGURATIONS[kernel, arch, dtype == torch.float32][size])
+    if dtype == torch.float32:
+        return Configuration(*_FLOAT32[kernel][size], _FLOAT32_REGISTERS)
+    return Configuration(*_HALF[kernel, arch][size])
 
 
 def arch_of(x: Tensor) -> int:
