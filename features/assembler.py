@@ -301,6 +301,7 @@ class PartitionAssembler:
             clock_ms=self.clock_ms,
             first_offset=min([token.min_offset for token in targets]),
             last_offset=max([token.max_offset for token in targets]),
+            lifetime_tokens=len(user.history) // TOKEN.itemsize,
             tokens=user.history + packed,
             target_offsets=[token.first_offset for token in targets],
         )

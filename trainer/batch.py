@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.sequences import SequenceColumns
+from features.sequence_reader import SequenceColumns
 from ingest.runtime.errors import FreshetError
 from kernels.jagged import offsets_of, positions_of, sequence_of
 

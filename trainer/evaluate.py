@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.sequences import TOKEN, SequenceColumns
+from features.sequence_reader import SequenceColumns
+from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
 from ingest.runtime.service import run
 from trainer.batch import TokenBatch
@@ -96,12 +97,7 @@ class Evaluator:
         targets["item_id"], targets["event_time_ms"] = candidates, time_ms
         tokens = np.concatenate([history, targets])
         batch = TokenBatch.from_columns(
-            SequenceColumns(
-                user_ids=np.array([user_id]),
-                offsets=np.array([0, len(tokens)]),
-                num_targets=np.array([len(targets)]),
-                tokens=tokens,
-            ),
+            SequenceColumns.of_user(user_id, tokens, num_targets=len(targets)),
             max_history=self.config.max_history,
         )
         rows = torch.from_numpy(self._idmap.rows_of(batch.item_ids.numpy()))

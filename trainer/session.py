@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.sequences import SCHEMA, decode_columns
+from features.sequence_reader import decode_columns
+from features.sequences import SCHEMA
 from ingest.runtime.errors import ConfigError
 from trainer import metrics
 from trainer.batch import TokenBatch

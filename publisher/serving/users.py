@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from features.sequences import TOKEN, CorruptSequence, Progress, check_message, decode
+from features.sequence_reader import check_message
+from features.sequences import TOKEN, CorruptSequence, Progress, decode
 from ingest.runtime.kafka import Record
 from publisher.serving import metrics
 

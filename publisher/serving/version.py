@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from features.sequences import TOKEN, SequenceColumns
+from features.sequence_reader import SequenceColumns
+from features.sequences import TOKEN
 from publisher.check import ITEM_WEIGHT, ROW_IDS
 from publisher.serving import metrics
 from publisher.serving.config import ServingConfig
@@ -78,13 +79,7 @@ class ServedVersion:
     @torch.inference_mode()
     def encode(self, tokens: npt.NDArray[np.void]) -> HistoryCache:
         """Encode one user's history, TOKEN[T] in time order; the newest `max_history` count."""
-        none = np.zeros(1, np.int64)
-        columns = SequenceColumns(
-            user_ids=none,
-            offsets=np.array([0, len(tokens)]),
-            num_targets=none,
-            tokens=tokens,
-        )
+        columns = SequenceColumns.of_user(0, tokens, num_targets=0)
         batch = TokenBatch.from_columns(columns, max_history=self.model.config.max_history)
         return self.model.encode(batch, self.embed(batch.item_ids.numpy()))
 

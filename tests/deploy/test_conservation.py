@@ -36,6 +36,7 @@ def targets(*opened: int, history: int = 0, user_id: int = 7) -> bytes:
         clock_ms=5,
         first_offset=min(opened),
         last_offset=max(opened),
+        lifetime_tokens=0,
         tokens=tokens,
         target_offsets=list(opened),
     )

@@ -82,6 +82,7 @@ def targets_record(
         clock_ms=clock_ms,
         first_offset=0,
         last_offset=num_targets,
+        lifetime_tokens=len(tokens) - num_targets,
         tokens=tokens.tobytes(),
         target_offsets=list(range(num_targets)),
     )

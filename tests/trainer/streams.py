@@ -75,7 +75,8 @@ def targets_record(
     )
     value = encode_targets(
         partition=partition, user_id=user_id, clock_ms=clock_ms, first_offset=offset,
-        last_offset=offset, tokens=packed, target_offsets=list(range(num_targets)),
+        last_offset=offset, lifetime_tokens=len(tokens) - num_targets, tokens=packed,
+        target_offsets=list(range(num_targets)),
     )  # fmt: skip
     return Record(partition, offset, clock_ms, b"%d" % user_id, value, ())
 
