@@ -43,7 +43,7 @@ def check_message(value: bytes, partition: int) -> Kind:
     if kind is Kind.PROGRESS:
         return kind
     tokens = np.frombuffer(value, TOKEN, num_tokens, HEADER.itemsize)
-    _check_tokens(user_id, tokens, num_targets)
+    check_tokens(user_id, tokens, num_targets)
     if kind is Kind.CORRECTION:
         _, changed = CORRECTION_STRUCT.unpack_from(value, len(value) - CORRECTION_STRUCT.size)
         actions = int(tokens["actions"][-1])
@@ -55,19 +55,25 @@ def check_message(value: bytes, partition: int) -> Kind:
     return kind
 
 
-def _check_tokens(user_id: int, tokens: npt.NDArray[np.void], num_targets: int) -> None:
-    items, is_context = tokens["item_id"], tokens["actions"] & CONTEXT_BIT != 0
-    wrong = (items < 0) != is_context
-    if user_id < 0 or bool(wrong.any()):
+def check_tokens(user_id: int, tokens: npt.NDArray[np.void], num_targets: int) -> None:
+    """Check the ids and context tokens of TOKEN[T], the last `num_targets` being targets.
+
+    Raises:
+        CorruptSequence: a negative user or item, or a context token that is none or is a target.
+    """
+    items, actions = tokens["item_id"], tokens["actions"]
+    is_context = actions & CONTEXT_BIT != 0
+    negative = (items < 0) & ~is_context
+    if user_id < 0 or bool(negative.any()):
         raise CorruptSequence(
             "negative id in a sequence",
-            detail=f"User {user_id}, items {items[wrong][:3]}; a context token's alone is negative.",
+            detail=f"User {user_id}, items {items[negative][:3]}.",
         )
     contexts = np.flatnonzero(is_context)
     if len(contexts) and (
         contexts[-1] >= len(tokens) - num_targets
-        or bool((tokens["actions"][contexts] != CONTEXT_BIT).any())
-        or bool((items[contexts] == -1).any())
+        or bool((actions[contexts] != CONTEXT_BIT).any())
+        or bool((items[contexts] >= -1).any())
     ):
         raise CorruptSequence(
             "context token out of place",

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.sequence_reader import SequenceColumns
+from features.sequence_reader import SequenceColumns, check_tokens
 from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
 from ingest.runtime.service import run
@@ -36,7 +36,7 @@ UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 class HistoryToken(msgspec.Struct, frozen=True, kw_only=True):
     """One token of a history, as features.sequences.TOKEN has it."""
 
-    item_id: Int64
+    item_id: Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
     event_time_ms: Int64
     actions: UInt32
     watch_ms: UInt32 = 0
@@ -130,6 +130,7 @@ def main() -> None:
     history = np.zeros(len(request.history), TOKEN)
     for name in TOKEN.names or ():
         history[name] = [getattr(token, name) for token in request.history]
+    check_tokens(request.user_id, history, num_targets=0)
     found = evaluator.probabilities(
         user_id=request.user_id,
         history=history,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from features.sequence_reader import check_message
-from features.sequences import TOKEN, CorruptSequence, Progress, decode
+from features.sequences import TOKEN, Correction, CorruptSequence, Progress, Sequence, decode
 from ingest.runtime.kafka import Record
 from publisher.serving import metrics
 
@@ -21,14 +21,16 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class UserState:
-    """A user's newest tokens, packed TOKEN records in time order, and the message they came with.
+    """A user's newest tokens, packed TOKEN records in time order.
 
-    `clock_ms`, `partition` and `offset` are the message's; they order all messages.
+    `clock_ms`, `partition` and `offset` are the newest targets message's; they order all users.
+    `newest_offset` is that of the newest message that changed the tokens, a correction's too.
     """
 
     clock_ms: int
     partition: int
     offset: int
+    newest_offset: int
     packed: bytes
 
     @property
@@ -40,8 +42,9 @@ class UserState:
 class UserStates:
     """The newest state of at most `max_users` users, each at most `max_history` tokens.
 
-    A message carries its user's history and targets, so it replaces the state whole. At the limit
-    the user goes whose message has the least (clock_ms, partition, offset), whatever was read and in
+    A targets message carries its user's history and targets, so it replaces the state whole; a
+    correction replaces the one token it names, where that is kept. At the limit the user goes whose
+    targets message has the least (clock_ms, partition, offset), whatever was read and in
     which order the partitions came: what is kept depends on the log alone. Reading and applying may
     happen in different threads.
     """
@@ -79,11 +82,44 @@ class UserStates:
                 continue
             if isinstance(message, Progress):
                 metrics.CLOCK.labels(record.partition).set(message.clock_ms / 1000)
+            elif isinstance(message, Correction):
+                known = self._correct(message, record.offset)
+                metrics.CORRECTIONS.labels("applied" if known else "not_kept").inc()
             else:
-                packed = message.tokens[-self._max_history :].tobytes()
-                state = UserState(message.clock_ms, record.partition, record.offset, packed)
-                self._put(message.user_id, state)
+                self._put(message.user_id, self._state(message, record))
         metrics.USERS.set(len(self._states))
+
+    def _state(self, message: Sequence, record: Record) -> UserState:
+        return UserState(
+            clock_ms=message.clock_ms,
+            partition=record.partition,
+            offset=record.offset,
+            newest_offset=record.offset,
+            packed=message.tokens[-self._max_history :].tobytes(),
+        )
+
+    def _correct(self, message: Correction, offset: int) -> bool:
+        """Replace the token a correction names; False where it is not kept.
+
+        The user's place among all stays: it would else depend on whether he was kept when the
+        correction came, hence on how the partitions interleave.
+        """
+        corrected = message.tokens[-1]
+        with self._lock:
+            state = self._states.get(message.user_id)
+            if state is None:
+                return False
+            tokens = state.tokens.copy()
+            same = (tokens["item_id"] == corrected["item_id"]) & (
+                tokens["event_time_ms"] == corrected["event_time_ms"]
+            )
+            if not same.any():
+                return False
+            tokens[same] = corrected
+            self._states[message.user_id] = replace(
+                state, newest_offset=offset, packed=tokens.tobytes()
+            )
+            return True
 
     def _put(self, user_id: int, state: UserState) -> None:
         with self._lock:

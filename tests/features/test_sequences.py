@@ -219,7 +219,7 @@ CONTEXT = V2_TOKENS[1]
             targets([(*CONTEXT[:4], CONTEXT_BIT | LIKE), *V1_TOKENS], 1),
             "context token out of place",
         ),
-        (targets([(5, *CONTEXT[1:]), *V1_TOKENS], 1), "negative id"),
+        (targets([(5, *CONTEXT[1:]), *V1_TOKENS], 1), "context token out of place"),
         (targets([(-5, 1000, 0, 0, CLICK), *V1_TOKENS], 1), "negative id"),
         (correction([*V1_TOKENS, CONTEXT], 0), "context token out of place"),
         (correction(V1_TOKENS, PURCHASE), "correction of bits the token lacks"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from features.sequence_reader import ALL_BITS
 from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
 from tests.trainer.streams import recorded
@@ -43,6 +44,7 @@ def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: P
         actions=torch.tensor([9, 1, 3, 0, 0, 0]),
         watch_ms=torch.zeros(6, dtype=torch.int64),
         price_minor=torch.zeros(6, dtype=torch.int64),
+        changed=torch.full((3,), ALL_BITS),
     )
     scored = session.learner.score(batch, step=session.step)
     assert session.learner.idmap.rows_of(candidates)[2] != FALLBACK_ROW  # admitted just now
