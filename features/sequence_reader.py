@@ -62,6 +62,9 @@ def check_tokens(user_id: int, tokens: npt.NDArray[np.void], num_targets: int) -
         CorruptSequence: a negative user or item, or a context token that is none or is a target.
     """
     items, actions = tokens["item_id"], tokens["actions"]
+    some_context = np.bitwise_or.reduce(actions) & CONTEXT_BIT
+    if user_id >= 0 and not some_context and items.min(initial=0) >= 0:
+        return  # most messages: two passes and nothing in between
     is_context = actions & CONTEXT_BIT != 0
     negative = (items < 0) & ~is_context
     if user_id < 0 or bool(negative.any()):

@@ -80,6 +80,18 @@ def test_a_request_on_standard_input_is_answered_by_task(
     assert {task: len(scores) for task, scores in answer.items()} == {"like": 2, "click": 2}
 
 
+def test_a_history_with_an_item_that_is_none_is_refused(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_once(tmp_path, alone, records=recorded(num_messages=120))
+    export = list_exports(tmp_path / "exports")[-1]
+    request = REQUEST | {"history": [REQUEST["history"][0] | {"item_id": -5}]}
+    monkeypatch.setattr("sys.argv", ["evaluate", str(export)])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(msgspec.json.encode(request))))
+    with pytest.raises(FreshetError, match="negative id"):
+        main()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.sequence_reader import SequenceColumns, decode_columns
+from features.sequence_reader import ALL_BITS, SequenceColumns, decode_columns
 from features.sequences import TOKEN, encode_targets
 from ingest.runtime.errors import FreshetError
 from trainer.batch import TokenBatch
@@ -59,6 +59,7 @@ def test_every_field_of_a_token_arrives_in_its_own_column() -> None:
     assert batch.price_minor.tolist() == [2, 12]
     assert batch.watch_ms.tolist() == [3, 13]
     assert batch.actions.tolist() == [4, 14]
+    assert batch.changed.tolist() == [ALL_BITS]
     assert all(getattr(batch, name).dtype == torch.int64 for name in batch.__dataclass_fields__)
 
 

@@ -171,7 +171,8 @@ def test_gradients_reach_every_parameter_and_the_item_rows() -> None:
     items.requires_grad_()
     output = model(batch, items)
     positive = model.item_vectors(items[batch.target_index])
-    loss = ranking_loss(output.task_logits, labels(batch.actions[batch.target_index], (8, 2)))
+    truth = labels(batch.actions[batch.target_index], (8, 2))
+    loss = ranking_loss(output.task_logits, truth, torch.ones_like(truth))
     loss = loss + sampled_softmax_loss(
         output.query,
         positive,
