@@ -36,15 +36,18 @@ import numpy.typing as npt
 from ingest.events import ACTION_BITS, LONG_WATCH_BIT
 from ingest.runtime.errors import FreshetError
 
-# Bits no event names: a context token's only one, and that of a session's first token.
+# Bits no event names: a context token's only one, that of a session's first token, and that of a
+# target which no later history holds (an impression, by policy).
 CONTEXT_BIT = 1 << 25
 SESSION_START_BIT = 1 << 26
+TARGET_ONLY_BIT = 1 << 27
 
 # What a token's `actions` bits mean: the events' vocabulary and what is derived from it.
 TOKEN_BITS: dict[str, int] = ACTION_BITS | {
     "long_watch": LONG_WATCH_BIT,
     "context": CONTEXT_BIT,
     "session_start": SESSION_START_BIT,
+    "target_only": TARGET_ONLY_BIT,
 }
 
 TOKEN = np.dtype(
@@ -79,7 +82,7 @@ _MAX_LIFETIME = 2**32 - 1
 # A change of layout or meaning is a new description, hence a new fingerprint.
 _DESCRIPTION = (
     f"freshet sequence 2 {HEADER.descr} {TOKEN.descr} offsets <i8 correction <qQ progress <i8 filtered "
-    f"context {CONTEXT_BIT} session_start {SESSION_START_BIT}"
+    f"context {CONTEXT_BIT} session_start {SESSION_START_BIT} target_only {TARGET_ONLY_BIT}"
 )
 SCHEMA = hashlib.sha256(_DESCRIPTION.encode()).hexdigest()[:8].encode()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from features.sequences import Counters, Progress, encode_progress
+from features.sequences import TARGET_ONLY_BIT, Counters, Progress, encode_progress
 from ingest.runtime.kafka import Record
 from publisher.serving.users import UserStates
 from tests.publisher.tiny import correction_record, targets_record, tiny_tokens
@@ -46,6 +46,8 @@ def test_after_any_messages_the_history_is_that_of_the_next_message(
     data: st.DataObject, max_history: int
 ) -> None:
     told = tiny_tokens(0, 40)  # the features job's own history, every token in it a target once
+    seen = told.copy()  # the same as targets may see it, who opened before some late events
+    waiting: list[tuple[int, int]] = []
     users = UserStates(max_users=10, max_history=max_history)
     num_told = 0
     for offset in range(data.draw(st.integers(1, 12))):
@@ -55,14 +57,28 @@ def test_after_any_messages_the_history_is_that_of_the_next_message(
             bits = 1 << data.draw(st.integers(0, 12))
             record = correction_record(5, told[: at + 1], bits, offset=offset)
             told["actions"][at] |= bits
+            waiting.append((at, bits))
         else:
+            for _ in range(data.draw(st.integers(0, len(waiting)))):
+                at, bits = waiting.pop(0)
+                seen["actions"][at] |= bits
             num_targets = data.draw(st.integers(1, 3))
             num_told += num_targets
-            record = targets_record(5, told[:num_told], offset=offset, num_targets=num_targets)
+            record = targets_record(5, seen[:num_told], offset=offset, num_targets=num_targets)
         users.apply([record])
         state = users.get(5)
         assert state is not None
         assert np.array_equal(state.tokens, told[:num_told][-max_history:])
+
+
+def test_a_target_that_will_be_no_history_is_not_kept() -> None:
+    tokens = tiny_tokens(0, 5)
+    tokens["actions"][[2, 4]] |= TARGET_ONLY_BIT
+    users = UserStates(max_users=1, max_history=3)
+    users.apply([targets_record(1, tokens, num_targets=3)])
+    state = users.get(1)
+    assert state is not None
+    assert np.array_equal(state.tokens, tokens[[0, 1, 3]])
 
 
 def test_a_correction_of_what_is_not_kept_changes_nothing_and_is_counted() -> None:
