@@ -147,12 +147,12 @@ class PartitionAssembler:
             user = self._admit(user_id, outputs)
         if user.touch < self._touches.bucket_start:
             self._touches.touch(user_id, user)
-            users.changed(user_id)
+            users.changed.add(user_id)
         key = event_key(event.event_id)
         if user.remembers(key):
             tally.duplicates += 1
             return None
-        users.changed(user_id)
+        users.changed.add(user_id)
         keys = user.event_keys + key
         user.event_keys = keys[-self.config.remembered_ids * 8 :]
         if time_ms < self._queue.horizon_ms or time_ms <= user.frontier_ms:
@@ -202,9 +202,8 @@ class PartitionAssembler:
             Whether any user was forgotten.
         """
         self.clock_ms = clock_ms
-        self._queue.set_clock(clock_ms)
+        outputs += self._queue.advance(clock_ms)
         users, touches = self._users, self._touches
-        outputs += self._queue.emit_due()
         before = users.num_users
         while touches.expires_ms < clock_ms:
             self.tally.expired_users += self._evict(outputs)

@@ -18,6 +18,7 @@ from features.emission import cuts, split
 from features.outputs import Output
 from features.sequences import (
     SESSION_START_BIT,
+    TARGET_ONLY_BIT,
     TOKEN_STRUCT,
     encode_correction,
     encode_targets,
@@ -109,13 +110,16 @@ class MessageWriter:
                     corrections += told
                     continue
             starts = token.first_ms - user.active_ms > config.session_gap_ms or user.active_ms < 0
-            record = token.pack(config.long_watch_ms, SESSION_START_BIT if starts else 0)
             user.active_ms = max(user.active_ms, token.last_ms)
+            marks = SESSION_START_BIT if starts else 0
             targets.append(token)
+            if config.impressions == "targets" and token.actions == _IMPRESSION:
+                packed.append(token.pack(config.long_watch_ms, marks | TARGET_ONLY_BIT))
+                continue
+            record = token.pack(config.long_watch_ms, marks)
             packed.append(record)
-            if config.impressions != "targets" or token.actions != _IMPRESSION:
-                user.history += record
-                user.lifetime_tokens += 1
+            user.history += record
+            user.lifetime_tokens += 1
         if waiting.observed:
             self._enter_context(user, waiting, max([token.last_ms for token in run]), begins)
         user.history = _newest(user.history, self._history_bytes)

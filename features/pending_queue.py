@@ -45,19 +45,15 @@ class PendingQueue:
         self._tally = tally
         self._wakes: list[tuple[int, int]] = []
 
-    def set_clock(self, clock_ms: int) -> None:
-        """Move the clock and the horizon."""
-        self.clock_ms = clock_ms
-        self.horizon_ms = clock_ms - self._config.bound_ms
-
     def restore(self, clock_ms: int) -> None:
         """Queue every user whose waiting events were restored."""
-        self.set_clock(clock_ms)
+        self.clock_ms, self.horizon_ms = clock_ms, clock_ms - self._config.bound_ms
         self._wakes = [(waits.wake_ms, user_id) for user_id, waits in self._users.waiting.items()]
         heapify(self._wakes)
 
-    def emit_due(self) -> list[Output]:
-        """The messages of every user the horizon has made due, in the order (due time, user id)."""
+    def advance(self, clock_ms: int) -> list[Output]:
+        """Move the clock; the messages of every user then due, in the order (due time, user id)."""
+        self.clock_ms, self.horizon_ms = clock_ms, clock_ms - self._config.bound_ms
         outputs: list[Output] = []
         wakes, users = self._wakes, self._users
         while wakes and wakes[0][0] < self.horizon_ms:
@@ -117,7 +113,7 @@ class PendingQueue:
         waiting.pending = packed[gone * EVENT_STRUCT.size :]
         tally.pending -= gone
         self._sleep(user_id, waiting, events[gone:])
-        self._users.changed(user_id)
+        self._users.changed.add(user_id)
         return outputs
 
     def _sleep(self, user_id: int, waiting: Waiting, left: list[PendingEvent]) -> None:

@@ -61,17 +61,17 @@ class Stores:
 class UserTable:
     """The users of a partition: those with waiting events in memory, the others on demand.
 
-    Changed users are written back by `save`, which also holds the cache to `cached_users`. So
+    Users in `changed` are written back by `save`, which also holds the cache to `cached_users`. So
     memory is bounded by users waiting, users cached, and users touched between two saves.
     """
 
     def __init__(self, stores: Stores, cached_users: int) -> None:
         self.waiting: dict[int, Waiting] = {}
+        self.changed: set[int] = set()
         self.num_users = 0
         self._stores = stores
         self._cached_users = cached_users
         self._cached: dict[int, User] = {}
-        self._changed: set[int] = set()
         self._stored_waiting: set[int] = set()
 
     def find(self, user_id: int) -> User | None:
@@ -95,15 +95,11 @@ class UserTable:
         user = self._cached[user_id] = User()
         return user
 
-    def changed(self, user_id: int) -> None:
-        """Have `save` write the user."""
-        self._changed.add(user_id)
-
     def drop(self, user_id: int) -> None:
         """Forget a user."""
         self.num_users -= 1
         self._cached.pop(user_id, None)
-        self._changed.discard(user_id)
+        self.changed.discard(user_id)
         self._stores.users.remove([user_id])
         self.waiting.pop(user_id, None)
         if user_id in self._stored_waiting:
@@ -115,20 +111,20 @@ class UserTable:
         cached, waiting = self._cached, self.waiting
         users: dict[int, bytes] = {}
         waits: dict[int, bytes] = {}
-        for user_id in self._changed:
+        for user_id in self.changed:
             user = cached.pop(user_id)
             cached[user_id] = user
             users[user_id] = user.pack()
             waits_for = waiting.get(user_id)
             if waits_for is not None:
                 waits[user_id] = waits_for.pack()
-        done = [i for i in self._changed if i in self._stored_waiting and i not in waits]
+        done = [i for i in self.changed if i in self._stored_waiting and i not in waits]
         self._stores.users.put(users)
         self._stores.waiting.put(waits)
         self._stores.waiting.remove(done)
         self._stored_waiting.difference_update(done)
         self._stored_waiting.update(waits)
-        self._changed.clear()
+        self.changed.clear()
         surplus = len(cached) - self._cached_users
         if surplus > 0:
             for user_id in [user_id for user_id, _ in zip(cached, range(surplus), strict=False)]:

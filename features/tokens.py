@@ -124,12 +124,11 @@ def join_events(
                 if next_ms == NEVER_MS:
                     next_ms = time_ms
                 continue
-            token = Token(
-                time_ms, offset, item_id, price, watch_ms, bits, time_ms, offset, offset, 1
+            token = newest[item_id] = Token(
+                time_ms, offset, item_id, -1, watch_ms, bits, time_ms, offset, offset, 1
             )
-            if bits == RETURN_BIT and price >= 0:
-                token.price_minor, token.returned_minor = -1, price
-            newest[item_id] = token
+            if price >= 0:
+                _join_price(token, price, bits)
             tokens.append(token)
             continue
         token.actions |= bits

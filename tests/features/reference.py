@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from features.config import FeaturesConfig
 from features.context import context_token_id
 from features.offline import Record
-from features.sequences import CONTEXT_BIT, SESSION_START_BIT
+from features.sequences import CONTEXT_BIT, SESSION_START_BIT, TARGET_ONLY_BIT
 from ingest.events import ACTION_BITS, LONG_WATCH_BIT, Event, Heartbeat, InvalidEvent, decode_record
 
 Row = tuple[int, int, int, int, int]
@@ -60,6 +60,9 @@ class PlainToken:
         bits = sum({ACTION_BITS[event.action] for event in events})
         bits += LONG_WATCH_BIT * (watch_ms >= config.long_watch_ms)
         bits += SESSION_START_BIT * self.starts_session
+        bits += TARGET_ONLY_BIT * (
+            config.impressions == "targets" and self.actions == {"impression"}
+        )
         return self.item_id, self.first_ms, price, watch_ms, bits
 
 

@@ -10,7 +10,7 @@ from features.assembler import PartitionAssembler
 from features.config import FeaturesConfig
 from features.offline import Record, assemble
 from features.outputs import Output
-from features.sequences import Correction, Sequence, decode
+from features.sequences import SESSION_START_BIT, Correction, Sequence, decode
 from features.stores import MemoryStore, Stores
 from ingest.events import MAX_EVENT_BYTES
 from ingest.runtime.errors import FreshetError
@@ -169,7 +169,7 @@ def test_click_and_purchase_in_the_window_are_one_token() -> None:
     ]
     outputs, assembler = run(log)
     (message,) = sequences(outputs)
-    assert message.tokens.tolist() == [(1, 1_000, 499, 0, 2 | 32)]
+    assert message.tokens.tolist() == [(1, 1_000, 499, 0, 2 | 32 | SESSION_START_BIT)]
     assert (assembler.progress().counters.targets, assembler.progress().counters.folded) == (1, 1)
 
 
@@ -321,4 +321,10 @@ def test_an_offset_read_twice_is_an_error() -> None:
 def test_state_of_another_partition_count_is_refused() -> None:
     _, assembler = run([])
     with pytest.raises(FreshetError, match="does not fit"):
-        PartitionAssembler(CONFIG, 0, 2).restore(assembler.pack_meta(), [])
+        PartitionAssembler(CONFIG, 0, 2).restore(assembler.save())
+
+
+@pytest.mark.parametrize("meta", [b"", b"\x01" + bytes(88), b"\x02"])
+def test_state_of_another_layout_is_refused(meta: bytes) -> None:
+    with pytest.raises(FreshetError, match="another layout"):
+        PartitionAssembler(CONFIG, 0, 1).restore(meta)
