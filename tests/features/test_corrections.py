@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from features.amendments import find_token, history_before
+from features.amendments import Amendment, find_token, history_before, settle
 from features.config import FeaturesConfig
 from features.offline import Record
 from features.outputs import Output
@@ -182,3 +182,42 @@ def test_the_newest_token_of_an_item_is_found_on_record_bounds_alone() -> None:
     assert find_token(history, 7, 0, 900) == 0
     assert find_token(history, 7, 101, 900) == find_token(history, 9, 0, 900) == -1
     assert [len(history_before(history, ms)) for ms in (100, 101, 201)] == [0, 32, 64]
+
+
+def test_amendments_of_one_token_are_settled_in_the_order_in_which_they_came() -> None:
+    history = TOKEN_STRUCT.pack(7, 100, 0, 0, CLICK)
+    first, second = (Amendment(ms, 7, 100, price, 0, 0, 0) for ms, price in [(120, 5), (110, 9)])
+    bounds = {"join_window_ms": 30, "floor_ms": 0}
+    same, left = settle(history, [first, second], 10, frontier_ms=115, **bounds)
+    assert (same, left) == (history, [first, second])
+    settled, left = settle(history, [first, second], 10, frontier_ms=120, **bounds)
+    assert (TOKEN_STRUCT.unpack(settled)[2], left) == (9, [])
+    assert settle(b"", [first], 10, frontier_ms=0, **bounds) == (b"", [])
+
+
+def test_the_example_of_the_rooms_page_is_what_happens() -> None:
+    noon_ms = 1_700_000_000_000
+    log = [
+        (0, event(noon_ms, id=0, user=7, item=1)),
+        (1, event(noon_ms + 40_000, id=1, user=7, item=1, action="watch")),
+        (2, event(noon_ms + 20_000, id=2, user=7, item=2)),
+        (3, event(noon_ms + 50_000, id=3, user=7, item=3, action="impression")),
+        (4, beat(noon_ms + 71_000)),
+        (5, event(noon_ms + 55_000, id=5, user=7, item=1, action="like")),
+        (6, event(noon_ms + 75_000, id=6, user=7, item=1, action="purchase")),
+        (7, beat(noon_ms + 150_000)),
+    ]
+    outputs, _ = run([(at, noon_ms + 150_000, raw) for at, raw in log], FeaturesConfig())
+    assert [output.topic for output in outputs] == [
+        "events.late",
+        "sequences",
+        "sequences",
+        "sequences",
+    ]
+    first, correction, last = messages(outputs)
+    assert isinstance(first, Sequence)
+    assert (first.clock_ms, first.target_offsets.tolist()) == (noon_ms + 71_000, [0])
+    assert isinstance(correction, Correction)
+    assert (correction.offset, correction.changed) == (5, ACTION_BITS["like"])
+    assert last.tokens["item_id"].tolist() == [1, 3, 1]
+    assert not last.tokens["actions"][0] & ACTION_BITS["like"]
