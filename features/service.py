@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,18 @@ from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
 from features.config import FeaturesConfig
 from features.gateway import Gateway, end_orphan, start_gateway
 from features.job import Wiring, build
+from features.options import job_options, local_options
+from features.preconditions import (
+    note_topics,
+    require_aligned_topics,
+    require_no_sequences,
+    require_same_topics,
+    require_unread_events,
+)
 from features.settings import FeaturesSettings
-from ingest.runtime.errors import BrokerError, ConfigError, FreshetError
-from ingest.runtime.kafka import TopicReader, partitions_of
+from ingest.runtime.errors import ConfigError, FreshetError
 from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
-from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
 _POLL_SECONDS = 0.5
 _SAVEPOINT_TIMEOUT_SECONDS = 60
@@ -51,6 +58,11 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
         restore = newest_checkpoint(settings.state_directory / "checkpoints")
         if restore is None:
             require_no_sequences(settings.bootstrap, num_partitions)
+            note_topics(settings.bootstrap, settings.state_directory)
+        else:
+            require_same_topics(settings.bootstrap, settings.state_directory)
+            group = settings.transactional_id_prefix
+            require_unread_events(settings.bootstrap, group, num_partitions)
         gateway = start_gateway(settings.heap_mb, settings.state_directory)
         try:
             _run_in(gateway, config, settings, num_partitions, restore, stop, log)
@@ -71,17 +83,25 @@ def _run_in(
     wiring = Wiring(
         bootstrap=settings.bootstrap,
         num_partitions=num_partitions,
+        transactional_id_prefix=settings.transactional_id_prefix,
+    )
+    options = job_options(
+        config,
+        parallelism=settings.parallelism,
+        backend=settings.state_backend,
+        checkpoints=run.resolve().as_uri(),
+    ) | local_options(
         connector_jar=settings.connector_jar,
-        checkpoints=run,
         restore=restore,
+        scratch=_empty(settings.state_directory / "scratch"),
+        state_memory_mb=settings.state_memory_mb,
         parallelism=settings.parallelism,
         rest_port=settings.rest_port,
         metrics_port=settings.metrics_port,
-        transactional_id_prefix=settings.transactional_id_prefix,
     )
     log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
     try:
-        client = build(config, wiring).execute().get_job_client()
+        client = build(config, wiring, options).execute_async()
     except (Py4JError, JavaException) as error:
         raise FreshetError(
             "the Flink job did not start",
@@ -92,39 +112,11 @@ def _run_in(
     _end(client, run, log)
 
 
-def require_aligned_topics(bootstrap: str) -> int:
-    """The partition count `events` and `sequences` share.
-
-    Raises:
-        BrokerError: the broker does not answer, a topic is missing, or the counts differ.
-    """
-    found = {name: len(partitions_of(bootstrap, name)) for name in (EVENTS, SEQUENCES)}
-    for name in (EVENTS_LATE, EVENTS_DEAD):
-        partitions_of(bootstrap, name)
-    if found[EVENTS] != found[SEQUENCES]:
-        raise BrokerError(
-            "partition counts differ",
-            detail=f"{EVENTS} has {found[EVENTS]}, {SEQUENCES} has {found[SEQUENCES]}.",
-            hint="a user's events and sequences lie in the partition of one number: "
-            "create both topics anew with one count",
-        )
-    return found[EVENTS]
-
-
-def require_no_sequences(bootstrap: str, num_partitions: int) -> None:
-    """Raise ConfigError when something is committed to `sequences`: beginning anew would double it."""
-    reader = TopicReader(bootstrap, SEQUENCES, dict.fromkeys(range(num_partitions), 0))
-    try:
-        while not reader.drained():
-            if reader.poll(0.5):
-                raise ConfigError(
-                    "no checkpoint, but sequences already has messages",
-                    detail="The job would read events from the start and write all of them again.",
-                    hint="set FRESHET_FEATURES_STATE_DIRECTORY to the old state, "
-                    "or recreate the topics",
-                )
-    finally:
-        reader.close()
+def _empty(directory: Path) -> Path:
+    """Make a directory, or make it anew: a killed predecessor leaves its files."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
 
 
 def _require_free(port: int) -> None:

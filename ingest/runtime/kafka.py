@@ -278,6 +278,27 @@ def topic_partitions(bootstrap: str) -> dict[str, int]:
         return {str(topic["name"]): len(topic["partitions"]) for topic in found}
 
 
+def topic_ids(bootstrap: str, names: Iterable[str]) -> dict[str, str]:
+    """Topic -> the id it got when it was created; another topic of the same name has another.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    with _administering(bootstrap) as admin:
+        return {str(t["name"]): str(t["topic_id"]) for t in admin.describe_topics(list(names))}
+
+
+def group_offsets(bootstrap: str, group: str, topic: str) -> dict[int, int]:
+    """Partition -> offset a consumer group committed as the next to read; none where it never did.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    with _administering(bootstrap) as admin:
+        found = admin.list_group_offsets(group)[group]
+    return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
+
+
 def create_topics(bootstrap: str, num_partitions: int, names: Iterable[str] | None = None) -> None:
     """Create what is missing of the topic table; an existing topic stays as it is.
 
