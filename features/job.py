@@ -20,7 +20,7 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import DataTypes, Schema, StreamTableEnvironment
 
 from features.config import FeaturesConfig
-from features.operator import HEADERS, ROW_TYPE, AssembleBatches
+from features.operator import ROW_TYPE, AssembleBatches
 from features.placement import operator_keys, window_keys
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
@@ -69,8 +69,7 @@ def build(
     )
     schema = Schema.new_builder().column("topic", DataTypes.STRING())
     schema = schema.column("key", DataTypes.STRING()).column("value", DataTypes.BYTES())
-    for header in HEADERS:
-        schema = schema.column(header, DataTypes.STRING())
+    schema = schema.column("headers", DataTypes.STRING())
     outputs = tables.from_data_stream(rows.name("assemble"), schema.build())
     tables.create_temporary_view("outputs", outputs)
     statements = tables.create_statement_set()
@@ -165,10 +164,6 @@ def _micro_batch_sql(config: FeaturesConfig, wiring: Wiring) -> str:
 
 
 _INSERT_SQL = """
-    INSERT INTO messages SELECT key, `value`, topic, CASE
-        WHEN reason IS NULL THEN CAST(NULL AS MAP<STRING, BYTES>)
-        WHEN late_ms IS NULL THEN MAP['reason', ENCODE(reason, 'UTF-8'),
-            'detail', ENCODE(detail, 'UTF-8'), 'source', ENCODE(source, 'UTF-8')]
-        ELSE MAP['reason', ENCODE(reason, 'UTF-8'),
-            'late_ms', ENCODE(late_ms, 'UTF-8'), 'source', ENCODE(source, 'UTF-8')]
-    END FROM outputs"""
+    INSERT INTO messages SELECT key, `value`, topic,
+        CAST(STR_TO_MAP(headers, U&'\\0001', U&'\\0002') AS MAP<STRING, BYTES>)
+    FROM outputs"""

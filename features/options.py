@@ -11,7 +11,12 @@ _REPORTER = "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
 
 
 def job_options(
-    config: FeaturesConfig, *, parallelism: int, backend: str, checkpoints: str
+    config: FeaturesConfig,
+    *,
+    parallelism: int,
+    backend: str,
+    checkpoints: Path,
+    restore: Path | None,
 ) -> dict[str, str]:
     """What belongs to the job, wherever it runs.
 
@@ -20,9 +25,11 @@ def job_options(
         parallelism: of every operator.
         backend: `hashmap` keeps state on the heap and writes all of it with every checkpoint;
             `rocksdb` keeps it on disk, in bounded memory, and writes what changed.
-        checkpoints: URI of the directory of checkpoints and savepoints.
+        checkpoints: directory of this run's checkpoints and savepoints.
+        restore: checkpoint to start from; None reads the log from its start.
     """
-    return {
+    directory = checkpoints.resolve().as_uri()
+    options = {
         "pipeline.name": "freshet-features",
         "pipeline.object-reuse": "true",
         # A savepoint is found again by uid; an operator without one is an error.
@@ -33,8 +40,8 @@ def job_options(
         "execution.runtime-mode": "STREAMING",
         "state.backend.type": backend,
         "execution.checkpointing.incremental": str(backend == "rocksdb").lower(),
-        "execution.checkpointing.dir": checkpoints,
-        "execution.checkpointing.savepoint-dir": checkpoints,
+        "execution.checkpointing.dir": directory,
+        "execution.checkpointing.savepoint-dir": directory,
         "execution.checkpointing.interval": f"{int(config.checkpoint_interval_seconds * 1000)} ms",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
@@ -46,12 +53,14 @@ def job_options(
         "restart-strategy.exponential-delay.attempts-before-reset-backoff": "10",
         "table.local-time-zone": "UTC",
     }
+    if restore is not None:
+        options["execution.state-recovery.path"] = restore.resolve().as_uri()
+    return options
 
 
 def local_options(
     *,
     connector_jar: Path,
-    restore: Path | None,
     scratch: Path,
     state_memory_mb: int,
     parallelism: int,
@@ -62,14 +71,13 @@ def local_options(
 
     Args:
         connector_jar: flink-sql-connector-kafka.
-        restore: checkpoint to start from; None reads the log from its start.
         scratch: where RocksDB keeps its files while it runs.
         state_memory_mb: memory of RocksDB, over all tasks.
         parallelism: how many tasks of each operator there are room for.
         rest_port: Flink's REST API and web page, on 127.0.0.1; 0 picks a free one.
         metrics_port: Flink's Prometheus reporter.
     """
-    options = {
+    return {
         "pipeline.jars": connector_jar.resolve().as_uri(),
         "taskmanager.numberOfTaskSlots": str(parallelism),
         "taskmanager.memory.managed.size": f"{state_memory_mb} mb",
@@ -82,6 +90,3 @@ def local_options(
         "metrics.reporter.prometheus.factory.class": _REPORTER,
         "metrics.reporter.prometheus.port": str(metrics_port),
     }
-    if restore is not None:
-        options["execution.state-recovery.path"] = restore.resolve().as_uri()
-    return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
         BrokerError: the broker does not answer or the topics do not fit.
         FreshetError: the job failed more often than it may be restarted, or its JVM died.
     """
-    config = settings.config()
     if not settings.connector_jar.is_file():
         raise ConfigError(
             "Flink's Kafka connector is missing",
@@ -51,70 +51,104 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
         )
     _require_free(settings.rest_port)
     _require_free(settings.metrics_port)
-    num_partitions = require_aligned_topics(settings.bootstrap)
     hint = "stop the other features job, or set another FRESHET_FEATURES_STATE_DIRECTORY"
     with lock_directory(settings.state_directory, hint=hint):
         end_orphan(settings.state_directory)
-        restore = newest_checkpoint(settings.state_directory / "checkpoints")
-        if restore is None:
-            require_no_sequences(settings.bootstrap, num_partitions)
-            note_topics(settings.bootstrap, settings.state_directory)
-        else:
-            require_same_topics(settings.bootstrap, settings.state_directory)
-            group = settings.transactional_id_prefix
-            require_unread_events(settings.bootstrap, group, num_partitions)
+        prepared = _prepare(settings)
         gateway = start_gateway(settings.heap_mb, settings.state_directory)
         try:
-            _run_in(gateway, config, settings, num_partitions, restore, stop, log)
+            options = prepared.options | local_options(
+                connector_jar=settings.connector_jar,
+                scratch=_empty(settings.state_directory / "scratch"),
+                state_memory_mb=settings.state_memory_mb,
+                parallelism=settings.parallelism,
+                rest_port=settings.rest_port,
+                metrics_port=settings.metrics_port,
+            )
+            client = _execute(prepared, options, settings, log)
+            _watch(client, gateway, prepared.run, stop, log)
+            _end(client, prepared.run, log)
         finally:
             gateway.stop()
 
 
-def _run_in(
-    gateway: Gateway,
-    config: FeaturesConfig,
-    settings: FeaturesSettings,
-    num_partitions: int,
-    restore: Path | None,
-    stop: StopSignal,
-    log: BoundLogger,
-) -> None:
+def submit_job(settings: FeaturesSettings, log: BoundLogger) -> None:
+    """Hand the job to the cluster that `flink run` names, and leave it there.
+
+    What a cluster has of its own stays its own: memory, ports, metrics, the connector (`-j`).
+    `state_directory` must be one that all its machines see. The job's predecessor must be stopped:
+    where it runs no lock of ours can tell.
+
+    Raises:
+        ConfigError: the topics do not fit the state.
+        BrokerError: the broker does not answer or the topics do not fit.
+        FreshetError: Flink refused the job.
+    """
+    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    prepared = _prepare(settings)
+    client = _execute(prepared, prepared.options, settings, log)
+    log.info("submitted", job=str(client.get_job_id()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A run that may start: its semantics, its topics, Flink's options, where its state goes."""
+
+    config: FeaturesConfig
+    wiring: Wiring
+    options: dict[str, str]
+    run: Path
+
+
+def _prepare(settings: FeaturesSettings) -> _Prepared:
+    config = settings.config()
+    num_partitions = require_aligned_topics(settings.bootstrap)
+    restore = newest_checkpoint(settings.state_directory / "checkpoints")
+    if restore is None:
+        require_no_sequences(settings.bootstrap, num_partitions)
+        note_topics(settings.bootstrap, settings.state_directory)
+    else:
+        require_same_topics(settings.bootstrap, settings.state_directory)
+        group = settings.transactional_id_prefix
+        require_unread_events(settings.bootstrap, group, num_partitions)
     run = next_run(settings.state_directory / "checkpoints")
-    wiring = Wiring(
-        bootstrap=settings.bootstrap,
-        num_partitions=num_partitions,
-        transactional_id_prefix=settings.transactional_id_prefix,
+    return _Prepared(
+        config=config,
+        wiring=Wiring(
+            bootstrap=settings.bootstrap,
+            num_partitions=num_partitions,
+            transactional_id_prefix=settings.transactional_id_prefix,
+        ),
+        options=job_options(
+            config,
+            parallelism=settings.parallelism,
+            backend=settings.state_backend,
+            checkpoints=run,
+            restore=restore,
+        ),
+        run=run,
     )
-    options = job_options(
-        config,
-        parallelism=settings.parallelism,
-        backend=settings.state_backend,
-        checkpoints=run.resolve().as_uri(),
-    ) | local_options(
-        connector_jar=settings.connector_jar,
-        restore=restore,
-        scratch=_empty(settings.state_directory / "scratch"),
-        state_memory_mb=settings.state_memory_mb,
-        parallelism=settings.parallelism,
-        rest_port=settings.rest_port,
-        metrics_port=settings.metrics_port,
-    )
-    log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
+
+
+def _execute(
+    prepared: _Prepared, options: dict[str, str], settings: FeaturesSettings, log: BoundLogger
+) -> Any:
+    restored = options.get("execution.state-recovery.path")
+    log.info("starting", run=prepared.run.name, restore=restored)
     try:
-        client = build(config, wiring, options).execute_async()
+        return build(prepared.config, prepared.wiring, options).execute_async()
     except (Py4JError, JavaException) as error:
         raise FreshetError(
             "the Flink job did not start",
             detail=_cause(error),
             hint=f"read the log in {settings.state_directory / 'log'}",
         ) from error
-    _watch(client, gateway, run, stop, log)
-    _end(client, run, log)
 
 
 def _empty(directory: Path) -> Path:
     """Make a directory, or make it anew: a killed predecessor leaves its files."""
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        shutil.rmtree(directory)
     directory.mkdir(parents=True)
     return directory
 

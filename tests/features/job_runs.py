@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,38 @@ from deploy.ports import free_ports
 from deploy.processes import Child
 from features.assembler import PartitionAssembler
 from features.config import FeaturesConfig
-from features.sequences import Counters, Kind, Progress, decode, message_kind
+from features.sequences import Counters, Kind, Progress, Sequence, decode, message_kind
 from ingest.runtime.kafka import Record, TopicReader, partitions_of
 from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
 ROOT = Path(__file__).resolve().parents[2]
 _STALL_SECONDS = 60
+
+
+def connector_jar() -> Path:
+    """Flink's Kafka connector."""
+    return next((ROOT / "build" / "jars" / "flink").glob("flink-sql-connector-kafka-*.jar"))
+
+
+def job_environment(
+    bootstrap: str, directory: Path, config: FeaturesConfig, **more: str
+) -> dict[str, str]:
+    """The settings of a run; `more` are FRESHET_FEATURES_* in lower case."""
+    rest_port, metrics_port = free_ports(2)
+    values = {name: getattr(config, name) for name in FeaturesConfig.__dataclass_fields__}
+    values |= {
+        "connector_jar": connector_jar(),
+        "state_directory": directory,
+        "rest_port": rest_port,
+        "metrics_port": metrics_port,
+        "heap_mb": 700,
+    }
+    texts = {
+        name: json.dumps(value) if isinstance(value, tuple) else str(value)
+        for name, value in (values | more).items()
+    }
+    settings = {f"FRESHET_FEATURES_{name}".upper(): text for name, text in texts.items()}
+    return settings | {"FRESHET_BOOTSTRAP": bootstrap}
 
 
 def start_job(
@@ -30,19 +57,8 @@ def start_job(
     log: str = "features.log",
     **more: str,
 ) -> Child:
-    """Start `python -m features`, or start it again; `more` are FRESHET_FEATURES_* in lower case."""
-    rest_port, metrics_port = free_ports(2)
-    jars = (ROOT / "build" / "jars" / "flink").glob("flink-sql-connector-kafka-*.jar")
-    values = {name: getattr(config, name) for name in FeaturesConfig.__dataclass_fields__}
-    values |= {
-        "connector_jar": next(jars),
-        "state_directory": directory,
-        "rest_port": rest_port,
-        "metrics_port": metrics_port,
-        "heap_mb": 700,
-    }
-    settings = {f"FRESHET_FEATURES_{name}".upper(): str(v) for name, v in (values | more).items()}
-    settings["FRESHET_BOOTSTRAP"] = bootstrap
+    """Start `python -m features`, or start it again."""
+    settings = job_environment(bootstrap, directory, config, **more)
     command = [sys.executable, "-m", "features"]
     return Child.start("features", command, log=directory / log, env=settings, cwd=ROOT)
 
@@ -75,11 +91,13 @@ class Written:
     """Everything in the three output topics, a digest a record.
 
     `lanes` maps (topic, partition) to the digests in order; in the topics of one partition, where
-    those of `events` meet in no order, sorted. `counters` are the newest of every partition.
+    those of `events` meet in no order, sorted. `counters` are the newest of every partition,
+    `num_history_tokens` how many the users' histories then hold.
     """
 
     lanes: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
     counters: Counters = field(default_factory=Counters)
+    num_history_tokens: int = 0
 
     @property
     def num_records(self) -> int:
@@ -117,6 +135,7 @@ def expected(bootstrap: str, config: FeaturesConfig) -> Written:
     partitions = partitions_of(bootstrap, EVENTS)
     assemblers = {p: PartitionAssembler(config, p, len(partitions)) for p in partitions}
     written = Written()
+    histories: Counter[int] = Counter()
     for record in records_of(bootstrap, EVENTS):
         assembler = assemblers[record.partition]
         for output in assembler.process(record.offset, record.timestamp_ms, record.value):
@@ -124,6 +143,9 @@ def expected(bootstrap: str, config: FeaturesConfig) -> Written:
             headers = {name: text.encode() for name, text in (output.headers or {}).items()}
             digest = _digest(output.key.encode(), output.value, headers)
             written.lanes[output.topic, lane].append(digest)
+            if output.topic == SEQUENCES and isinstance(m := decode(output.value), Sequence):
+                histories[m.user_id] = min(histories[m.user_id] + m.num_targets, config.max_history)
+    written.num_history_tokens = histories.total()
     for assembler in assemblers.values():
         written.counters += assembler.progress().counters
     return written._sort()

@@ -20,21 +20,32 @@ from tests.features.job_runs import Follower, Written, committed, expected, star
 
 Victim = Literal["job", "jvm", "broker"]
 
+_START_SECONDS = 240
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """Who dies, and how long after the start of the one killed before: start-up is no safe time."""
+    """Who dies, and when: so long after the last start, or after the first commit that followed."""
 
     victim: Victim
-    after_seconds: float
+    after_commit: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        moment = "commit" if self.after_commit else "start"
+        return f"{self.victim} {self.seconds:.1f} s after its {moment}"
 
 
 def planned_kills(seed: int, number: int, longest_seconds: float) -> list[Kill]:
-    """Random kills; two in three of the job's tree or its JVM, the others of the broker."""
+    """Random kills of the job's tree, its JVM alone, or the broker; half of them during a start."""
     random = Random(seed)
     victims: list[Victim] = ["job", "jvm", "broker"]
     return [
-        Kill(victim=random.choice(victims), after_seconds=random.uniform(0, longest_seconds))
+        Kill(
+            victim=random.choice(victims),
+            after_commit=random.random() < 0.5,
+            seconds=random.uniform(0, longest_seconds),
+        )
         for _ in range(number)
     ]
 
@@ -49,6 +60,7 @@ class KilledRun:
         self._broker: Broker | None = None
         self._job: Child | None = None
         self._num_feeds = 0
+        self._num_committed = 0
 
     @property
     def bootstrap(self) -> str:
@@ -79,8 +91,10 @@ class KilledRun:
         self._num_feeds += 1
 
     def strike(self, kill: Kill) -> None:
-        """Kill at the moment, and start again what died; the job may have died before of itself."""
-        time.sleep(kill.after_seconds)
+        """Kill at the moment, and start again what died, and the job where it gave up."""
+        if kill.after_commit:
+            self._await_commit()
+        time.sleep(kill.seconds)
         if kill.victim == "broker":
             assert self._broker is not None
             port = int(self.bootstrap.rpartition(":")[2])
@@ -105,6 +119,17 @@ class KilledRun:
         assert self._job is not None
         self._job.stop(grace_seconds=90)
         return expected(self.bootstrap, self.config), committed(self.bootstrap)
+
+    def _await_commit(self) -> None:
+        """Wait until more is committed than ever before."""
+        follower = Follower(self.bootstrap)
+        deadline = time.monotonic() + _START_SECONDS
+        while sum(follower.found.values()) <= self._num_committed:
+            assert time.monotonic() < deadline, f"nothing new is committed: {self._tail()}"
+            follower.caught_up()
+            self._revive()
+        self._num_committed = sum(follower.found.values())
+        follower.close()
 
     def _revive(self) -> None:
         """Start the job when it gave up: a service's supervisor does the same."""
