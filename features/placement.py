@@ -2,8 +2,9 @@
 
 Flink sends a record to the task whose range of key groups holds the hash of the record's key. So
 partition p's key is searched for: the first `p + i * num_partitions` that falls into the group in
-the middle of p's share of all groups. Groups are spread over any parallelism in order, hence no
-task of n ever has more than one partition above another, and a restored job may change n.
+the middle of p's share of all groups. Flink deals groups to any parallelism in
+order, hence tasks whose number divides that of the partitions (up to 64) have equally many, any
+other number of tasks nearly so, and a restored job may change it.
 """
 
 from __future__ import annotations

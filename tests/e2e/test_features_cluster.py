@@ -47,7 +47,14 @@ class SessionCluster:
         conf.mkdir(parents=True)
         for path in (FLINK / "conf").glob("log4j*.properties"):
             shutil.copy(path, conf)
+        # The modules of Java that Flink reaches into.
+        shipped = (FLINK / "conf" / "config.yaml").read_text()
+        java_options = re.search(r"^ *all: (.*)$", shipped, re.MULTILINE)
+        assert java_options is not None
         options = {
+            "env.java.opts.all": java_options[1],
+            # Python can be loaded once into a JVM: by the cluster, not by each job's own loader.
+            "classloader.parent-first-patterns.additional": "pemja.",
             "jobmanager.rpc.address": "127.0.0.1",
             "jobmanager.rpc.port": rpc_port,
             "jobmanager.bind-host": "127.0.0.1",
@@ -65,6 +72,7 @@ class SessionCluster:
         self.environment = {
             "FLINK_CONF_DIR": str(conf),
             "FLINK_LOG_DIR": str(directory / "log"),
+            "HADOOP_CLASSPATH": str(next((FLINK / "opt").glob("flink-python-*.jar"))),
             # Where the cluster's machines have the project installed, this is not needed.
             "PYTHONPATH": os.pathsep.join([str(ROOT), *site.getsitepackages()]),
         }
