@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from features.config import FeaturesConfig
+from features.config import FeaturesConfig, Impressions
 from ingest.runtime.settings import KafkaSettings
 
 _DEFAULTS = FeaturesConfig()
@@ -62,6 +62,40 @@ class FeaturesSettings(KafkaSettings):
         default=_DEFAULTS.max_pending, description="Pending events of a user, at most."
     )
     max_history: int = Field(default=_DEFAULTS.max_history, description="N, tokens of history.")
+    impressions: Impressions = Field(
+        default=_DEFAULTS.impressions,
+        description="A token of impressions alone is target and history, a target, or left out.",
+    )
+    session_gap_ms: int = Field(
+        default=_DEFAULTS.session_gap_ms, description="A silence this long begins a new session."
+    )
+    correction_window_ms: int = Field(
+        default=_DEFAULTS.correction_window_ms,
+        description="A late event corrects its token up to this long behind the clock; 0: never.",
+    )
+    attribution_ms: int = Field(
+        default=_DEFAULTS.attribution_ms,
+        description="A purchase or return corrects a token up to this much older; 0: it is a target.",
+    )
+    max_amendments: int = Field(
+        default=_DEFAULTS.max_amendments,
+        description="Corrections of a user that later targets may not see yet, at most.",
+    )
+    context_features: tuple[str, ...] = Field(
+        default=_DEFAULTS.context_features,
+        description="Names in an event's context whose changes become tokens, as a JSON list.",
+    )
+    user_ttl_ms: int = Field(
+        default=_DEFAULTS.user_ttl_ms, description="A user silent for this long is forgotten."
+    )
+    max_users: int = Field(
+        default=_DEFAULTS.max_users,
+        description="Users of a partition, at most; the longest silent are forgotten.",
+    )
+    cached_users: int = Field(
+        default=_DEFAULTS.cached_users,
+        description="Users of a partition kept in memory beside those with pending events.",
+    )
     long_watch_ms: int = Field(
         default=_DEFAULTS.long_watch_ms, description="A watch from here on is a long one."
     )

@@ -28,6 +28,7 @@ def conservation_summary(audit: Audit) -> dict[str, Any]:
         "duplicates": counters.duplicates,
         "late": counters.late,
         "dead": counters.dead + audit.dead_at_door,
+        "filtered": counters.filtered,
         "heartbeats": counters.heartbeats,
         "conservation_ok": not audit.problems(),
         "conservation_problems": audit.problems(),
@@ -55,11 +56,11 @@ def save_page(summary: Mapping[str, Any], path: Path) -> None:
 def _conservation(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Conservation: every event is somewhere, once", title_justify="left")
     table.add_column("events in", justify="right")
-    for name in ("targets", "corrections", "folded", "duplicates", "late", "dead", "holds"):
-        table.add_column(name, justify="right")
-    names = ("events_in", "targets", "corrections", "tokens_folded", "duplicates", "late", "dead")
+    names = ("targets", "corrections", "tokens_folded", "duplicates", "late", "dead", "filtered")
+    for name in (*names, "holds"):
+        table.add_column(name.removeprefix("tokens_"), justify="right")
     holds = "[green]yes[/]" if summary["conservation_ok"] else "[red]NO[/]"
-    table.add_row(*(f"{summary[name]:,}" for name in names), holds)
+    table.add_row(*(f"{summary[name]:,}" for name in ("events_in", *names)), holds)
     problems = [*summary["conservation_problems"], *summary.get("planted_differs", [])]
     if problems:
         table.caption = "\n".join(problems)

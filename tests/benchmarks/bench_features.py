@@ -21,7 +21,8 @@ import numpy as np
 from deploy.broker import Broker, start_broker
 from deploy.processes import Child
 from features.config import FeaturesConfig
-from features.sequences import TOKEN, decode_columns, encode_targets
+from features.sequence_reader import decode_columns
+from features.sequences import TOKEN, encode_targets
 from ingest.adapters.log import EventLog
 from ingest.adapters.parquet import open_parquet
 from ingest.adapters.synthetic import SyntheticConfig, generate
@@ -129,7 +130,7 @@ def tokens_decoded_a_second() -> float:
     tokens = np.zeros(128, TOKEN).tobytes()
     message = encode_targets(
         partition=0, user_id=1, clock_ms=2, first_offset=0, last_offset=1,
-        tokens=tokens, target_offsets=[0, 1],
+        lifetime_tokens=128, tokens=tokens, target_offsets=[0, 1],
     )  # fmt: skip
     messages = [message] * 4_096
     best = min(_seconds(messages) for _ in range(5))
