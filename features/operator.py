@@ -114,7 +114,7 @@ class AssembleBatches(KeyedProcessFunction):
                 yield _row(output)
         self._meta.update(assembler.save())
         progress = assembler.progress()
-        metrics.show(progress, assembler.tally, assembler.num_users)
+        metrics.show(progress, assembler.tally, assembler.num_users, arrival_ms)
         key = progress_key(batch.partition, self._num_partitions)
         yield _row(Output(SEQUENCES, key, encode_progress(progress)))
 
