@@ -9,8 +9,13 @@ from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+)
 from kafka.errors import KafkaError as KafkaError
-from kafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError
 from kafka.errors import RetriableError as RetriableError
 
 from ingest.runtime.errors import BrokerError
@@ -292,10 +297,19 @@ def group_offsets(bootstrap: str, group: str, topic: str) -> dict[int, int]:
     """Partition -> offset a consumer group committed as the next to read; none where it never did.
 
     Raises:
-        BrokerError: no broker answers.
+        BrokerError: no broker answers, or none coordinates the group.
     """
+    deadline = time.monotonic() + _STALL_SECONDS
     with _administering(bootstrap) as admin:
-        found = admin.list_group_offsets(group)[group]
+        while True:
+            try:
+                found = admin.list_group_offsets(group)[group]
+                break
+            except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
+                # So answers a broker that is asked for groups for the first time, or has restarted.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
     return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
 
 
