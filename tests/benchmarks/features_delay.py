@@ -9,13 +9,14 @@ from pathlib import Path
 from random import Random
 
 from deploy.broker import start_broker
+from deploy.processes import await_condition
 from features.config import FeaturesConfig
 from features.sequences import Sequence, decode
 from ingest.events import Event
 from ingest.producer import EventProducer
 from ingest.runtime.kafka import TopicReader, create_topics
 from ingest.runtime.topics import SEQUENCES
-from tests.features.job_runs import start_job
+from tests.features.job_runs import Follower, start_job
 
 NUM_PARTITIONS = 4
 EVENTS_PER_SECOND = 500
@@ -28,22 +29,28 @@ _START_SECONDS = 300.0
 def delays_ms(seconds: float) -> list[float]:
     """Send events as they happen; of every message, the time it was read less the time it was due.
 
-    A message is due when the clock passes its oldest target by `emit_after` and the bound. What
-    came before the job first answered is left out, and as much again: it is then still compiling.
+    A message is due when the clock passes its oldest target by `emit_after` and the bound. The
+    first `seconds` after the job has answered do not count: it is then still compiling.
     """
     with tempfile.TemporaryDirectory(prefix="freshet-delay-") as name:
         directory = Path(name)
         broker = start_broker(directory / "broker")
         job = None
         stop = threading.Event()
+        sender = threading.Thread(target=_send, args=(broker.bootstrap, stop))
         try:
             create_topics(broker.bootstrap, NUM_PARTITIONS)
             job = start_job(broker.bootstrap, directory / "job", CONFIG)
-            sender = threading.Thread(target=_send, args=(broker.bootstrap, stop))
+            with EventProducer(broker.bootstrap) as producer:
+                producer.heartbeat_all(0)
+            answered = Follower(broker.bootstrap).caught_up
+            await_condition(answered, job, timeout_seconds=_START_SECONDS)
             sender.start()
             return _read(broker.bootstrap, seconds)
         finally:
             stop.set()
+            if sender.is_alive():
+                sender.join()
             for child in (job, broker.child):
                 if child is not None:
                     child.kill()
@@ -67,15 +74,11 @@ def _send(bootstrap: str, stop: threading.Event) -> None:
 def _read(bootstrap: str, seconds: float) -> list[float]:
     reader = TopicReader(bootstrap, SEQUENCES, dict.fromkeys(range(NUM_PARTITIONS), 0))
     found: list[float] = []
-    first = None
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    while time.monotonic() < started + 2 * seconds:
         records = reader.poll(0.02)
         now_ms = time.time() * 1000
-        if first is None and records:
-            first = time.monotonic()
-            deadline = first + 2 * seconds
-        if first is None or time.monotonic() < first + seconds:
+        if time.monotonic() < started + seconds:
             continue
         for record in records:
             message = decode(record.value)

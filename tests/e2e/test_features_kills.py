@@ -18,10 +18,8 @@ CONFIG = FeaturesConfig(emit_after_ms=90_000, checkpoint_interval_seconds=0.5)
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_what_is_committed_through_random_kills_is_what_offline_makes_of_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    # Starts are most of this test, and the optimising compiler most of a start.
-    monkeypatch.setenv("JVM_ARGS", "-XX:TieredStopAtLevel=1")
     with KilledRun(tmp_path, CONFIG, num_partitions=2) as run:
         run.start_job()
         for kill in planned_kills(SEED, NUM_KILLS, LONGEST_SECONDS):

@@ -55,12 +55,14 @@ def start_job(
     config: FeaturesConfig,
     *,
     log: str = "features.log",
+    jvm_args: str = "",
     **more: str,
 ) -> Child:
     """Start `python -m features`, or start it again."""
     settings = job_environment(bootstrap, directory, config, **more)
+    environment = settings | ({"JVM_ARGS": jvm_args} if jvm_args else {})
     command = [sys.executable, "-m", "features"]
-    return Child.start("features", command, log=directory / log, env=settings, cwd=ROOT)
+    return Child.start("features", command, log=directory / log, env=environment, cwd=ROOT)
 
 
 class Follower:

@@ -15,6 +15,7 @@ from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import create_topics
 from tests.features.faulty import feed
 from tests.features.job_runs import Follower, committed, expected, start_job
+from tests.features.kills import QUICK_START
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +56,7 @@ def test_a_job_that_changes_parallelism_and_backend_writes_what_offline_writes(
             tmp_path,
             CONFIG,
             log=f"{seed}.log",
+            jvm_args=QUICK_START,
             parallelism=parallelism,
             state_backend=backend,
             micro_batch_seconds=micro_batch_seconds,
