@@ -12,6 +12,7 @@ from kafka.admin import NewTopic
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    NotCoordinatorError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
@@ -23,6 +24,12 @@ from ingest.runtime.topics import TOPICS
 
 _CONNECT_TIMEOUT_MS = 10_000
 _STALL_SECONDS = 30
+# So answers a broker that is asked for groups for the first time, or has just restarted.
+_NOT_YET_COORDINATED = (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 
 
 class Record(NamedTuple):
@@ -300,16 +307,15 @@ def group_offsets(bootstrap: str, group: str, topic: str) -> dict[int, int]:
         BrokerError: no broker answers, or none coordinates the group.
     """
     deadline = time.monotonic() + _STALL_SECONDS
-    with _administering(bootstrap) as admin:
-        while True:
+    while True:
+        with _administering(bootstrap) as admin:
             try:
                 found = admin.list_group_offsets(group)[group]
                 break
-            except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
-                # So answers a broker that is asked for groups for the first time, or has restarted.
+            except _NOT_YET_COORDINATED:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+        time.sleep(0.2)
     return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
 
 

@@ -8,7 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 from kafka import TopicPartition
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 
 from ingest.runtime import kafka
 
@@ -18,6 +22,7 @@ def test_a_group_is_asked_for_again_until_the_broker_has_a_coordinator(
 ) -> None:
     answers: list[Exception | dict[str, object]] = [
         CoordinatorNotAvailableError(),
+        NotCoordinatorError(),
         CoordinatorLoadInProgressError(),
         {
             "job": {
