@@ -23,17 +23,14 @@ from ingest.runtime.topics import SEQUENCES
 RECORD_SEPARATOR = "\u0100"
 FIELD_SEPARATOR = "\u0101"
 
-# What a row to the sink is: topic, key, value, and the headers' texts, null where it has none.
-HEADERS = ("reason", "detail", "late_ms", "source")
+# What a row to the sink is: topic, key, value, and the headers as one text, null where it has none.
+# Every field of every row costs a conversion, so it has as few as it can.
 ROW_TYPE = Types.ROW_NAMED(
-    ["topic", "key", "value", *HEADERS],
-    [
-        Types.STRING(),
-        Types.STRING(),
-        Types.PRIMITIVE_ARRAY(Types.BYTE()),
-        *[Types.STRING() for _ in HEADERS],
-    ],
+    ["topic", "key", "value", "headers"],
+    [Types.STRING(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.STRING()],
 )
+# Headers' texts are ASCII without control characters.
+HEADER_SEPARATOR, NAME_SEPARATOR = "\x01", "\x02"
 
 
 class MicroBatch(NamedTuple):
@@ -117,7 +114,7 @@ class AssembleBatches(KeyedProcessFunction):
                 yield _row(output)
         self._meta.update(assembler.save())
         progress = assembler.progress()
-        metrics.show(progress, assembler.tally, assembler.num_users)
+        metrics.show(progress, assembler.tally, assembler.num_users, arrival_ms)
         key = progress_key(batch.partition, self._num_partitions)
         yield _row(Output(SEQUENCES, key, encode_progress(progress)))
 
@@ -136,5 +133,8 @@ class AssembleBatches(KeyedProcessFunction):
 
 
 def _row(output: Output) -> Row:
-    headers = output.headers or {}
-    return Row(output.topic, output.key, output.value, *[headers.get(name) for name in HEADERS])
+    headers = output.headers
+    joined = headers and HEADER_SEPARATOR.join(
+        [f"{name}{NAME_SEPARATOR}{text}" for name, text in headers.items()]
+    )
+    return Row(output.topic, output.key, output.value, joined)

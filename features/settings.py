@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -36,6 +37,13 @@ class FeaturesSettings(KafkaSettings):
     )
     metrics_port: int = Field(
         default=9250, ge=1, le=65535, description="Flink's Prometheus reporter, at /metrics."
+    )
+    state_backend: Literal["hashmap", "rocksdb"] = Field(
+        default="hashmap",
+        description="Where Flink keeps state: on the heap, or in RocksDB for more than fits there.",
+    )
+    state_memory_mb: int = Field(
+        default=256, ge=32, description="Memory of RocksDB, over all tasks, in MiB."
     )
     heap_mb: int = Field(default=1500, ge=256, description="Maximum heap of Flink's JVM, in MiB.")
     bound_ms: int = Field(
