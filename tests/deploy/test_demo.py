@@ -116,7 +116,7 @@ def test_the_page_says_what_does_not_hold() -> None:
             "after": answer,
         },
     }
-    console = Console(width=100, record=True, file=None, quiet=False)
+    console = Console(width=60, record=True, file=None, quiet=False)
     with console.capture() as captured:
         render(summary, console)
     assert "NO" in captured.get()

@@ -29,7 +29,7 @@ def messages(config: FeaturesConfig, log: list[EventRecord]) -> list[bytes]:
     return [output.value for output in outputs if output.topic == SEQUENCES]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(config=CONFIGS, log=logs())
 def test_serving_holds_the_history_of_the_next_message_and_every_late_bit_told_so_far(
     config: FeaturesConfig, log: list[EventRecord]
