@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from features.assembler import PartitionAssembler
 from features.config import FeaturesConfig
@@ -15,7 +16,7 @@ from features.sequences import CONTEXT_BIT, Correction, Sequence, decode
 from ingest.runtime.kafka import Record
 from ingest.runtime.topics import SEQUENCES
 from publisher.serving.users import UserStates
-from tests.features.logs import CONFIGS, logs
+from tests.features.logs import CONFIG, CONFIGS, beat, event, logs
 
 
 def without_context(tokens: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
@@ -29,6 +30,25 @@ def messages(config: FeaturesConfig, log: list[EventRecord]) -> list[bytes]:
     return [output.value for output in outputs if output.topic == SEQUENCES]
 
 
+LATE_PURCHASE: list[EventRecord] = [
+    (at, 10_000, raw)
+    for at, raw in enumerate(
+        [
+            event(1_000, id=1, item=1),
+            beat(1_100),  # lets out item 1
+            event(1_200, id=2, item=2),
+            beat(1_235),
+            event(1_210, id=3, item=1, action="purchase"),  # late: corrects item 1
+            beat(1_400),  # lets out item 2, which opened before the purchase
+            event(1_500, id=4, item=3),
+            beat(1_700),  # lets out item 3, whose history shows it
+        ]
+    )
+]
+WITH_ATTRIBUTION = replace(CONFIG, correction_window_ms=5_000, attribution_ms=300)
+
+
+@example(config=WITH_ATTRIBUTION, log=LATE_PURCHASE)
 @settings(max_examples=60, deadline=None)
 @given(config=CONFIGS, log=logs())
 def test_serving_holds_the_history_of_the_next_message_and_every_late_bit_told_so_far(
