@@ -32,6 +32,7 @@ from trainer.model.config import ModelConfig
 from trainer.ne_log import NeLog, StepLine, read_ne_log
 from trainer.ranks import Ranks
 from trainer.session import Session
+from trainer.writer import Writer
 
 NUM_MESSAGES = 120
 CONFIG = TrainerConfig(
@@ -134,7 +135,11 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
     class Killed(Exception):
         pass
 
-    original = Session.train
+    original, submit = Session.train, Writer.submit
+    writers: list[Writer] = []
+    monkeypatch.setattr(
+        Writer, "submit", lambda self, job: (writers.append(self), submit(self, job))
+    )
     num_steps = whole[0].state.step
     for kill_at in range(1, num_steps, 3):
 
@@ -149,6 +154,10 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
         with pytest.raises(Killed):
             run_once(directory, alone, records=records, seed=kill_at)
         monkeypatch.setattr(Session, "train", original)
+        for (
+            writer
+        ) in writers:  # a real kill ends this thread too; here it would write beside the next
+            writer.wait()
         session = run_once(directory, alone, records=records, seed=kill_at + 100)
         assert_same(contents(session), whole[0])
         assert read_ne_log(directory / "ne.jsonl") == whole[1]
