@@ -17,7 +17,7 @@ from torch import Tensor
 from ingest.runtime.errors import FreshetError
 from kernels import intervals as masks
 from kernels.interval_attention import interval_attention
-from kernels.interval_attention.cpu import build, operator
+from kernels.interval_attention.cpu import build
 from kernels.jagged import offsets_of, positions_of
 
 TRAINED = ("q", "k", "v", "position_bias", "time_bias")
@@ -215,43 +215,6 @@ def test_scratch_memory_it_takes_uninitialised_never_shows(tmp_path: Path) -> No
             make_case([97, 1, 50], score=score, value_width=5), "cpu"
         ).items():
             assert torch.equal(found[name], expected), name
-
-
-@pytest.mark.parametrize("score", ["silu", "softmax"])
-def test_pytorch_finds_its_operators_registered_in_full(score: str) -> None:
-    operator.load()
-    case = in_double(make_case([5, 3], score=score, width=3, value_width=2))
-    arguments = [case[name] for name in ("q", "k", "v", "q_offsets", "kv_offsets", "intervals")]
-    for name in ("q", "k", "v"):
-        case[name].requires_grad_()
-    position, time = case["position_bias"].requires_grad_(), case["time_bias"].requires_grad_()
-    edges = operator.edges_ms(len(time))
-    torch.library.opcheck(
-        torch.ops.freshet_cpu.interval_attention.default,
-        (*arguments, position, case["q_positions"], time, edges, case["q_times_ms"],
-         case["kv_times_ms"], score == "softmax", 0.5, case["divisor"]),
-    )  # fmt: skip
-
-
-def test_export_keeps_it_as_one_operator() -> None:
-    case = make_case([5, 3])
-    operator.load()
-    constants = {name: case.pop(name) for name in ("score", "scale", "divisor")}
-
-    class Attention(torch.nn.Module):
-        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            softmax, scale = constants["score"] == "softmax", constants["scale"]
-            output, _ = torch.ops.freshet_cpu.interval_attention(
-                q, k, v, case["q_offsets"], case["kv_offsets"], case["intervals"],
-                None, None, None, None, None, None, softmax, scale, constants["divisor"],
-            )  # fmt: skip
-            return output
-
-    inputs = (case["q"], case["k"], case["v"])
-    program = torch.export.export(Attention(), inputs)
-    targets = [str(node.target) for node in program.graph.nodes]
-    assert "freshet_cpu.interval_attention.default" in targets
-    assert torch.equal(program.module()(*inputs), Attention()(*inputs))
 
 
 def test_a_library_of_other_sources_is_never_taken(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from features.sequence_reader import ALL_BITS
 from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
 from tests.trainer.streams import recorded
-from tests.trainer.test_loop import run_once
+from tests.trainer.test_loop import CONFIG, run_once
 from trainer.batch import TokenBatch
 from trainer.evaluate import Evaluator, main, read_request
 from trainer.export import list_exports
@@ -24,7 +25,9 @@ from trainer.ranks import Ranks
 
 
 def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: Path) -> None:
-    session = run_once(tmp_path, alone, records=recorded(num_messages=120))
+    # Fast enough to know the items after so few messages, whatever it started from.
+    config = replace(CONFIG, table_learning_rate=0.5, dense_learning_rate=0.01)
+    session = run_once(tmp_path, alone, records=recorded(num_messages=120), config=config)
     evaluator = Evaluator.of_export(list_exports(tmp_path / "exports")[-1])
     history = np.zeros(3, TOKEN)
     history["item_id"], history["event_time_ms"] = [1_000, 1_007, 1_014], [1_000, 2_000, 3_000]
