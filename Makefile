@@ -104,9 +104,12 @@ clean: ## Delete caches and the outputs of demos
 clean-all: clean ## Delete what `make setup` installed, too
 	rm -rf .venv build
 
-.PHONY: kernels-aot
-kernels-aot: setup ## Compile every Triton kernel for GPUs that are not here; rewrite AOT.md
+.PHONY: kernels-aot bench-kernels-gpu
+kernels-aot: setup ## Compile every Triton kernel for GPUs that are not here; rewrite kernels/AOT.md
 	$(PYTHON) -m kernels.aot
+
+bench-kernels-gpu: setup ## Attention's MFU on this machine's GPU, into build/bench/kernels-gpu.json
+	$(PYTHON) -m tests.benchmarks.bench_kernels_gpu
 
 .PHONY: requirements
 requirements:
@@ -124,7 +127,7 @@ build/bootstrap/.installed: $(LOCKS)/bootstrap.txt | requirements
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	touch $@
 
-build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/interval_attention/cpu/*.,cpp h py))
+build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/*/cpu/*.,cpp h py))
 	$(PYTHON) -m kernels.interval_attention.cpu
 	touch $@
 

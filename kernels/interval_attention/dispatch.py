@@ -74,7 +74,7 @@ BACKENDS: dict[str, Backend] = {
     "cpu": Backend(
         attend=attend_cpu,
         devices=frozenset({"cpu"}),
-        dtypes=frozenset({torch.float32, torch.float64}),
+        dtypes=frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}),
         max_width=256,
     ),
     "triton": Backend(

@@ -22,7 +22,8 @@ from kernels.jagged import offsets_of, positions_of
 
 TRAINED = ("q", "k", "v", "position_bias", "time_bias")
 DAY_MS = 86_400_000
-# Where the reference happens to be exact a last bit may still differ.
+# Where the reference happens to be exact a last bit may still differ; that of a product of v's width
+# grows with its root.
 FLOOR = 1e-6
 
 
@@ -65,8 +66,12 @@ def make_case(
     }
 
 
+def in_dtype(case: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return case | {name: case[name].to(dtype) for name in TRAINED}
+
+
 def in_double(case: dict[str, Any]) -> dict[str, Any]:
-    return case | {name: case[name].double() for name in TRAINED}
+    return in_dtype(case, torch.float64)
 
 
 def results(case: dict[str, Any], backend: str) -> dict[str, Tensor]:
@@ -81,19 +86,39 @@ def results(case: dict[str, Any], backend: str) -> dict[str, Tensor]:
 
 def assert_as_exact_as_the_reference(case: dict[str, Any]) -> None:
     exact, same_precision = results(in_double(case), "reference"), results(case, "reference")
+    floor = FLOOR * float(case["v"].shape[2]) ** 0.5
     for name, found in results(case, "cpu").items():
         if not found.numel():
             continue
         size = max(1.0, float(exact[name].abs().max()))
         error = float((found - exact[name]).abs().max()) / size
-        allowed = 2 * float((same_precision[name] - exact[name]).abs().max()) / size + FLOOR
+        allowed = 2 * float((same_precision[name] - exact[name]).abs().max()) / size + floor
         assert error <= allowed, f"{name}: {error:.3g} > {allowed:.3g}"
 
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
-@pytest.mark.parametrize("lengths", [[0], [1], [63], [97, 0, 48], [1025]])
+@pytest.mark.parametrize("lengths", [[0], [1], [63], [97, 0, 48], [1025], [1600]])
 def test_its_error_is_at_most_twice_that_of_the_reference(score: str, lengths: list[int]) -> None:
     assert_as_exact_as_the_reference(make_case(lengths, score=score))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+@pytest.mark.parametrize("lengths", [[1], [97, 0, 48], [1600]])
+def test_half_precision_errs_at_most_twice_as_much_as_the_reference_in_it(
+    score: str, lengths: list[int], dtype: torch.dtype
+) -> None:
+    case = in_dtype(make_case(lengths, score=score), dtype)
+    assert_as_exact_as_the_reference(case)
+    assert {x.dtype for x in results(case, "cpu").values()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+def test_half_precision_is_that_of_inputs_and_results_alone(score: str, dtype: torch.dtype) -> None:
+    case = in_dtype(make_case([97, 0, 48], score=score), dtype)
+    expected = interval_attention(**in_dtype(case, torch.float32), backend="cpu")
+    assert torch.equal(interval_attention(**case, backend="cpu"), expected.to(dtype))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +185,8 @@ def test_heads_cut_out_of_a_wider_row_need_no_copy() -> None:
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
 def test_any_number_of_threads_gives_the_same_bits(score: str) -> None:
-    case = make_case([300, 1, 0, 1000, 77], score=score)
+    # The longest is worked on in parts, at the same time.
+    case = make_case([300, 1, 0, 2100, 77], score=score, width=4, value_width=4)
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -189,6 +215,31 @@ def test_gradients_alone_are_the_very_bits_of_those_in_company(score: str) -> No
         assert torch.equal(output, expected["output"][own])
         for name, grad in zip("qkv", grads, strict=True):
             assert torch.equal(grad, expected[name][own]), name
+
+
+def test_one_long_sequence_of_one_head_is_as_exact_and_the_same_bits_on_any_threads() -> None:
+    case = make_case([3000], heads=1, width=4, value_width=4)
+    unbiased = ("position_bias", "time_bias", "q_positions", "q_times_ms", "kv_times_ms")
+    case |= dict.fromkeys(unbiased)
+    exact = {name: case[name].double() for name in "qkv"}
+    grad = torch.randn(3000, 1, 4, generator=torch.Generator().manual_seed(7))
+
+    def gradients(given: dict[str, Any], threads: int, backend: str) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        leaves = [given[name].clone().requires_grad_() for name in "qkv"]
+        output = interval_attention(
+            **(given | dict(zip("qkv", leaves, strict=True))), backend=backend
+        )
+        return [output.detach(), *torch.autograd.grad(output, leaves, grad.to(output.dtype))]
+
+    found = [gradients(case, threads, "cpu") for threads in (1, 2, 5)]
+    torch.set_num_threads(1)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    same, double = gradients(case, 1, "reference"), gradients(case | exact, 1, "reference")
+    for ours, theirs, truth in zip(found[0], same, double, strict=True):
+        allowed = 2 * (theirs - truth).abs().max() + FLOOR
+        assert (ours - truth).abs().max() <= allowed
 
 
 def test_columns_without_rows_get_gradient_zero() -> None:
@@ -220,12 +271,15 @@ def test_scratch_memory_it_takes_uninitialised_never_shows(tmp_path: Path) -> No
 def test_a_library_of_other_sources_is_never_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for source in build.SOURCES.glob("*.[ch]*"):
-        (tmp_path / source.name).write_bytes(source.read_bytes())
+    sources = "kernels/interval_attention/cpu"
+    for source in build.ROOT.glob("kernels/*/cpu/*.[ch]*"):
+        copy = tmp_path / source.relative_to(build.ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
     built = build.built_library()
-    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     assert build.built_library() == built
-    (tmp_path / "problem.h").write_text("// changed")
+    (tmp_path / sources / "problem.h").write_text("// changed")
     with pytest.raises(FreshetError, match="not built") as caught:
         build.built_library()
     assert 'backend="reference"' in str(caught.value)
