@@ -39,7 +39,7 @@ demo: setup ## The whole loop on real events [DATA=ml-100k|synthetic|FILE] [EVEN
 	$(PYTHON) -m deploy demo --data '$(DATA)' $(if $(EVENTS),--events '$(EVENTS)') --speed '$(SPEED)'
 
 ##@ Test
-.PHONY: test test-unit test-e2e chaos-features check-features lint typecheck
+.PHONY: test test-unit test-e2e chaos-features check-features fuzz lint typecheck
 test: setup lint typecheck ## Everything: lint, types, unit, property and end-to-end tests
 	$(PYTHON) -m pytest
 
@@ -55,6 +55,9 @@ chaos-features: setup ## Random kills of job and broker, output against offline 
 check-features: setup ## The job against offline on every real log at hand, at parallelism 1, 2, 4
 	$(PYTHON) -m tests.chaos.check_features
 
+fuzz: setup ## A million broken records through the parser, 100,000 through the assembler
+	$(PYTHON) -m tests.ingest.fuzz
+
 lint: setup ## Style, formatting and the direction of imports
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
@@ -64,7 +67,7 @@ typecheck: setup ## Strict types of every room
 	$(PYTHON) -m mypy
 
 ##@ Develop
-.PHONY: format settings lock kernels bench-kernels bench-features clean clean-all
+.PHONY: format settings lock kernels bench-kernels bench-features bench-ingest clean clean-all
 format: setup ## Rewrite the sources in the house format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
@@ -80,6 +83,9 @@ bench-kernels: setup ## Kernels against their targets on this machine, into buil
 
 bench-features: setup ## Sequence building against its targets, into build/bench/features.json
 	$(PYTHON) -m tests.benchmarks.bench_features
+
+bench-ingest: setup ## The replay producer and the readers against their targets, into build/bench/ingest.json
+	$(PYTHON) -m tests.benchmarks.bench_ingest
 
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
   --python-platform x86_64-unknown-linux-gnu $(UPGRADE)
@@ -98,9 +104,12 @@ clean: ## Delete caches and the outputs of demos
 clean-all: clean ## Delete what `make setup` installed, too
 	rm -rf .venv build
 
-.PHONY: kernels-aot
-kernels-aot: setup ## Compile every Triton kernel for GPUs that are not here; rewrite AOT.md
+.PHONY: kernels-aot bench-kernels-gpu
+kernels-aot: setup ## Compile every Triton kernel for GPUs that are not here; rewrite kernels/AOT.md
 	$(PYTHON) -m kernels.aot
+
+bench-kernels-gpu: setup ## Attention's MFU on this machine's GPU, into build/bench/kernels-gpu.json
+	$(PYTHON) -m tests.benchmarks.bench_kernels_gpu
 
 .PHONY: requirements
 requirements:
@@ -118,7 +127,7 @@ build/bootstrap/.installed: $(LOCKS)/bootstrap.txt | requirements
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	touch $@
 
-build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/interval_attention/cpu/*.,cpp h py))
+build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/*/cpu/*.,cpp h py))
 	$(PYTHON) -m kernels.interval_attention.cpu
 	touch $@
 

@@ -26,6 +26,18 @@ _MAX_DETAIL_BYTES = 4_096
 _partition_of = lru_cache(maxsize=1 << 20)(partition_of)
 
 
+def dead_letter_headers(
+    source: str, raw: bytes, reason: str, detail: str
+) -> list[tuple[str, bytes]]:
+    """What a record of `events.dead` says of its bytes; `num_bytes` is their length before a cut."""
+    return [
+        ("reason", reason.encode()),
+        ("detail", detail.encode(errors="replace")[:_MAX_DETAIL_BYTES]),
+        ("source", source.encode()),
+        ("num_bytes", b"%d" % len(raw)),
+    ]
+
+
 class EventProducer:
     """Sends events, heartbeats and dead letters; idempotent, in order, with bounded memory.
 
@@ -124,12 +136,7 @@ class EventProducer:
             reason: one of those of `InvalidEvent`.
             detail: what is wrong with it.
         """
-        headers = [
-            ("reason", reason.encode()),
-            ("detail", detail.encode(errors="replace")[:_MAX_DETAIL_BYTES]),
-            ("source", source.encode()),
-            ("num_bytes", b"%d" % len(raw)),
-        ]
+        headers = dead_letter_headers(source, raw, reason, detail)
         self._send(EVENTS_DEAD, source.encode(), raw[:MAX_EVENT_BYTES], 0, headers)
         self.num_dead += 1
         DEAD.labels(reason).inc()

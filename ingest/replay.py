@@ -1,9 +1,8 @@
-"""Replay: a log goes through the same door as live events, in event-time order, resumably."""
+"""Replay: a log goes through the same door as live events, in the order of its arrival, resumably."""
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +140,7 @@ class _Replay:
         self._end = len(log) if config.limit is None else min(len(log), begin + config.limit)
         self._file = StateFile(
             config.state_directory / f"{log.name}.{begin}-{self._end}.json",
+            ReplayState,
             identity={**log.identity, "cluster": cluster_id(producer.bootstrap)},
         )
         if config.restart:
@@ -259,13 +259,8 @@ class _Replay:
 
     def _last_time_up_to(self, limit_ms: int) -> int:
         """The newest event time that moved a clock; 0 where there is none."""
-        rows = range(self._begin, self._end)
-        num_rows = bisect_right(rows, limit_ms, key=self._time_of)
-        return self._time_of(rows[num_rows - 1]) if num_rows else 0
-
-    def _time_of(self, row: int) -> int:
-        (rows,) = self._log.read(row, row + 1)
-        return rows.times_ms[0]
+        times_ms = self._log.times_ms(self._begin, self._end)
+        return int(times_ms[times_ms <= limit_ms].max(initial=0))
 
 
 class _Pace:

@@ -1,1 +1,1 @@
-"""Pure tensor functions: interval attention and grouped linear."""
+"""Pure tensor functions: interval attention, grouped linear and norm, jagged tensors."""

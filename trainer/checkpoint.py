@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ingest.runtime.disk import sync
 from ingest.runtime.errors import ConfigError, FreshetError
 from trainer.export import Position, drop_left_overs
 from trainer.quality import TaskRecord
@@ -83,9 +84,9 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
     sealed = _Sealed(state=msgspec.Raw(state), files=files, seal=_seal(state, files))
     (temporary / _STATE).write_bytes(msgspec.json.encode(sealed))
     for path in [*temporary.iterdir(), temporary]:
-        _sync(path)
+        sync(path)
     temporary.rename(final)
-    _sync(directory)
+    sync(directory)
     for old in list_checkpoints(directory)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -188,11 +189,3 @@ def _checksum(path: Path) -> str:
 
 def _seal(state: bytes, files: dict[str, str]) -> str:
     return hashlib.sha256(state + msgspec.json.encode(sorted(files.items()))).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

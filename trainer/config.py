@@ -16,8 +16,8 @@ class TrainerConfig:
     """Everything that, with the log, decides the weights.
 
     `threads` and `attention_backend` are part of it because sums taken otherwise round otherwise;
-    a checkpoint may be resumed with others. A rank's buffered
-    tokens are bounded by `max_buffered_tokens` plus one poll.
+    a checkpoint may be resumed with others. `rematerialize` changes no bit: see `trainer.model.hstu.HSTU`.
+    A rank's buffered tokens are bounded by `max_buffered_tokens` plus one poll.
 
     Raises:
         ConfigError: a value that cannot work; the message names the field.
@@ -37,6 +37,7 @@ class TrainerConfig:
     threads: int = 1
     device: str = "cpu"
     attention_backend: str = "auto"
+    rematerialize: bool = False
 
     def __post_init__(self) -> None:
         for name in (

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer import metrics
+from trainer.activations import ActivationMeter
 from trainer.batch import TokenBatch
 from trainer.config import TrainerConfig
 from trainer.idmap import FALLBACK_ROW, IdMap
@@ -59,7 +61,10 @@ class Learner:
         self._config = config
         self._ranks = ranks
         torch.manual_seed(config.seed)
-        self.model = Recommender(config.model, config.attention_backend).to(ranks.device)
+        self.model = Recommender(
+            config.model, config.attention_backend, rematerialize=config.rematerialize
+        ).to(ranks.device)
+        self._looked_on = False
         self._adam = torch.optim.Adam(self.model.parameters(), lr=config.dense_learning_rate)
         self.idmap = IdMap(config.table_rows)
         self.table = ItemTable(
@@ -100,8 +105,19 @@ class Learner:
         )
         if not len(targets):
             return scored
-        output = self.model(scored.batch, leaf.index_select(0, scored.inverse))
-        return replace(scored, output=output)
+        output = self._forward(scored.batch, leaf.index_select(0, scored.inverse))
+        return replace(scored, output=output, labels=scored.labels.to(self._ranks.device))
+
+    def _forward(self, batch: TokenBatch, item_embeddings: Tensor) -> ModelOutput:
+        """The model's answer; the first time also what it costs in memory."""
+        # Looking on takes time, so it is done once.
+        looked_on, self._looked_on = self._looked_on, True
+        if looked_on:
+            return self.model(batch, item_embeddings)
+        with ActivationMeter() as meter:
+            output: ModelOutput = self.model(batch, item_embeddings)
+        metrics.activation_bytes_per_token.set(meter.num_bytes / batch.num_tokens)
+        return output
 
     def learn(self, scored: Scored) -> bool:
         """Move the weights by the scored batch; False where something was not finite: no move."""

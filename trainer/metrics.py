@@ -45,6 +45,10 @@ forced_releases = Counter(
 step_seconds = Histogram(
     "freshet_trainer_step_seconds", "One step, scoring to learning.", buckets=_STEP_BUCKETS
 )
+activation_bytes_per_token = Gauge(
+    "freshet_trainer_activation_bytes_per_token",
+    "What the forward of this process's first step left behind for the backward, by its tokens.",
+)
 buffered_tokens = Gauge("freshet_trainer_buffered_tokens", "Tokens read and not yet in a batch.")
 
 step = Gauge("freshet_trainer_step", "Optimizer steps since the run's first.")

@@ -63,6 +63,10 @@ class TrainerSettings(KafkaSettings):
         default="auto",
         description="How attention is computed: auto, or a name of interval attention's backends.",
     )
+    rematerialize: bool = Field(
+        default=False,
+        description="Keep less of every layer for the backward pass and compute it anew.",
+    )
     seed: int = Field(default=0, description="Seed of the initial weights and the negatives.")
     code_revision: str | None = Field(
         default=None,
@@ -84,6 +88,7 @@ class TrainerSettings(KafkaSettings):
             threads=config.threads if self.threads is None else self.threads,
             seed=self.seed,
             attention_backend=self.attention_backend,
+            rematerialize=self.rematerialize,
         )
 
     def run_config(self) -> RunConfig:

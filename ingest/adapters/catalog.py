@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ingest.adapters import movielens, synthetic
+from ingest.adapters.layouts import LAYOUTS
 from ingest.adapters.log import EventLog, LogError
 from ingest.adapters.parquet import open_parquet
+from ingest.adapters.published import open_published
 from ingest.adapters.text import open_csv, open_jsonl
 
 _READERS: dict[str, Callable[[Path], EventLog]] = {
@@ -24,7 +26,7 @@ DATA_SETS = (movielens.NAME, synthetic.NAME)
 
 
 def open_log(source: str, cache_directory: Path) -> EventLog:
-    """Open `ml-100k`, `synthetic`, `synthetic:NAME=VALUE,...`, or a .parquet, .csv or .jsonl file.
+    """Open `ml-100k`, `synthetic[:NAME=VALUE,...]`, `LAYOUT:PATH` or a .parquet, .csv or .jsonl file.
 
     Args:
         source: what the person typed.
@@ -37,6 +39,8 @@ def open_log(source: str, cache_directory: Path) -> EventLog:
     name, _, settings = source.partition(":")
     if name == synthetic.NAME:
         return synthetic.generate(synthetic_config(settings))[0]
+    if name in LAYOUTS:
+        return open_published(Path(settings), LAYOUTS[name])
     if source == movielens.NAME:
         return movielens.open_movielens(cache_directory)
     for suffix, read in _READERS.items():
@@ -45,7 +49,8 @@ def open_log(source: str, cache_directory: Path) -> EventLog:
     raise LogError(
         "no such data set",
         detail=f"{source!r} is neither a data set nor a file of a known kind.",
-        hint=f"data sets: {', '.join(DATA_SETS)}; files: {', '.join(_READERS)}",
+        hint=f"data sets: {', '.join(DATA_SETS)}; files: {', '.join(_READERS)}; "
+        f"published files: {', '.join(LAYOUTS)}, each followed by :PATH",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from ingest.adapters.columns import Ints
+from ingest.adapters.arrival import Ints
 from ingest.events import Event, encode_record
 from ingest.runtime.errors import ConfigError
 

@@ -13,6 +13,15 @@ from ingest.runtime.errors import FreshetError
 _MAX_DIGITS = len(str(MAX_ID))
 
 
+class _Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    id: int
+    text: str
+
+
+_encode_entry = msgspec.json.Encoder().encode
+_decode_entry = msgspec.json.Decoder(_Entry).decode
+
+
 class HashedIds:
     """Integer ids for ids of any kind, and a table of those that were hashed.
 
@@ -49,12 +58,45 @@ class HashedIds:
             )
         return hashed
 
+    @classmethod
+    def read(cls, path: Path) -> HashedIds:
+        """The table a file holds; a last line that a crash cut off is left out.
+
+        Raises:
+            FreshetError: a line is no entry, or names an id that is not its text's.
+        """
+        ids = cls()
+        lines = path.read_bytes().split(b"\n")[:-1]
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = _decode_entry(line)
+            except msgspec.DecodeError as error:
+                raise FreshetError(
+                    "table of ids is damaged", detail=f"{path}, line {number}: {error}."
+                ) from error
+            if ids.id_of(entry.text) != entry.id:
+                raise FreshetError(
+                    "table of ids is damaged",
+                    detail=f"{path}, line {number}: {entry.text!r} does not give {entry.id}.",
+                )
+        return ids
+
+    def text_of(self, hashed: int) -> str | None:
+        """The text an id was made from, as far as it is in the table."""
+        return self._texts.get(hashed)
+
+    def forget(self, hashed: int) -> None:
+        """Take an id out of the table."""
+        del self._texts[hashed]
+
+    def line(self, hashed: int) -> bytes:
+        """The line of one id in a file: a JSON object with `id` and the `text` it was made from."""
+        text = self._texts[hashed].encode(errors="replace").decode()
+        return _encode_entry(_Entry(id=hashed, text=text)) + b"\n"
+
     def write(self, path: Path) -> None:
-        """Write the table, one JSON object a line: `id` and the `text` it was made from."""
-        encode = msgspec.json.Encoder().encode
+        """Write the whole table, by id."""
         temporary = path.with_suffix(path.suffix + ".new")
         with temporary.open("wb") as file:
-            for hashed in sorted(self._texts):
-                text = self._texts[hashed].encode(errors="replace").decode()
-                file.write(encode({"id": hashed, "text": text}) + b"\n")
+            file.writelines(self.line(hashed) for hashed in sorted(self._texts))
         temporary.replace(path)

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from ingest.adapters.arrival import Arrival, Ints
 from ingest.adapters.ids import HashedIds
 from ingest.runtime.errors import FreshetError
 
@@ -40,7 +43,10 @@ class Rows(NamedTuple):
 
 
 class EventLog(Protocol):
-    """A finite log in (event time, order of the file); reading it twice gives the same rows."""
+    """A finite log, by (event time, order of the file) unless it arrives in another order.
+
+    Reading it twice gives the same rows.
+    """
 
     @property
     def name(self) -> str:
@@ -59,13 +65,20 @@ class EventLog(Protocol):
     def read(self, start: int, stop: int) -> Iterator[Rows]:
         """Rows `start` to `stop`, in runs of bounded length."""
 
+    def times_ms(self, start: int, stop: int) -> Ints:
+        """Event times of rows `start` to `stop`, int64 UTC."""
+
+    def arriving(self, arrival: Arrival) -> EventLog:
+        """The same rows in the order of their arrival."""
+
 
 class RecordLog:
     """A log whose records lie encoded in memory.
 
     Args:
-        times_ms: one for each row, non-decreasing.
+        times_ms: event time of each row.
         refused: row -> why.
+        file_rows: each row's place in the file as it was published; the row numbers without it.
     """
 
     def __init__(
@@ -78,10 +91,12 @@ class RecordLog:
         times_ms: list[int],
         refused: dict[int, Refusal] | None = None,
         ids: HashedIds | None = None,
+        file_rows: Ints | None = None,
     ) -> None:
         self.name = name
         self.identity = identity
         self.ids = ids or HashedIds()
+        self._file_rows = np.arange(len(values)) if file_rows is None else file_rows
         self._keys = keys
         self._values = values
         self._times_ms = times_ms
@@ -105,6 +120,27 @@ class RecordLog:
                 self._times_ms[first:last],
                 refused,
             )
+
+    def times_ms(self, start: int, stop: int) -> Ints:
+        """Event times of rows `start` to `stop`, int64 UTC."""
+        return np.array(self._times_ms[start:stop], dtype=np.int64)
+
+    def arriving(self, arrival: Arrival) -> RecordLog:
+        """The same rows in the order of their arrival."""
+        if arrival.in_time_order:
+            return self
+        order = arrival.order_of(self.times_ms(0, len(self)), self._file_rows)
+        rows = order.tolist()
+        return RecordLog(
+            self.name,
+            {**self.identity, "arrival": arrival.label()},
+            keys=[self._keys[row] for row in rows],
+            values=[self._values[row] for row in rows],
+            times_ms=[self._times_ms[row] for row in rows],
+            refused={at: self._refused[row] for at, row in enumerate(rows) if row in self._refused},
+            ids=self.ids,
+            file_rows=self._file_rows[order],
+        )
 
 
 def require_file(path: Path) -> None:

@@ -46,6 +46,7 @@ def open_movielens(cache_directory: Path) -> ColumnLog:
         action=np.where(rating >= _LIKED, ACTION_CODES["like"], ACTION_CODES["rate"]),
         event_time_ms=cells[:, 3].astype(np.int64) * 1000,
         watch_ms=absent,
+        duration_ms=absent,
         price_minor=absent,
         rating=rating,
         refused={},

@@ -81,7 +81,8 @@ class _Sorter:
             raise LogError("log is empty", detail=f"{self._path} has no rows.")
         first_ms = next((time_ms for time_ms in self._times_ms if time_ms is not None), 0)
         times_ms = [first_ms if time_ms is None else time_ms for time_ms in self._times_ms]
-        order = np.argsort(np.array(times_ms, dtype=np.int64), kind="stable").tolist()
+        file_rows = np.argsort(np.array(times_ms, dtype=np.int64), kind="stable")
+        order = file_rows.tolist()
         return RecordLog(
             file_log_name(self._path, identity),
             identity,
@@ -92,6 +93,7 @@ class _Sorter:
                 at: self._refused[row] for at, row in enumerate(order) if row in self._refused
             },
             ids=ids,
+            file_rows=file_rows,
         )
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 
-def reference(x: Tensor, weight: Tensor, bias: Tensor | None, group: Tensor) -> Tensor:
-    """One matrix product per group that occurs, on the group's rows; see `grouped_linear`."""
-    order = group.argsort(stable=True)
-    sizes = torch.bincount(group, minlength=len(weight)).tolist()
+def reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor, offsets: Tensor
+) -> Tensor:
+    """One matrix product per group, on the group's rows; see `operator.register` for shapes."""
     parts = []
-    for index, rows in enumerate(x.index_select(0, order).split(sizes)):
+    for index, rows in enumerate(x.index_select(0, order).split(offsets.diff().tolist())):
         part = rows @ weight[index]
         parts.append(part if bias is None else part + bias[index])
     return torch.cat(parts).index_select(0, order.argsort())

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from kernels.interval_attention.bias import checked_bias
-from kernels.interval_attention.checks import check_intervals, check_scoring, check_tensors
+from kernels.interval_attention.checks import check_scoring, check_tensors, checked_intervals
 from kernels.interval_attention.dispatch import AUTO, Wish, choose
 
 Score = Literal["silu", "softmax"]
@@ -55,7 +55,7 @@ def interval_attention(
     """
     check_tensors(q, k, v)
     check_scoring(score, scale, divisor)
-    check_intervals(intervals, q_offsets, kv_offsets, len(q), len(k))
+    intervals = checked_intervals(intervals, q_offsets, kv_offsets, q=q, k=k)
     bias = checked_bias(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )

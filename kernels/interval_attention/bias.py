@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
 from kernels.interval_attention.checks import check_column
-from kernels.jagged import positions_of
 
 LOG_STEP = 0.301
 
@@ -56,7 +54,7 @@ def checked_bias(
     position, time = None, None
     if position_bias is not None:
         _check_table("position_bias", position_bias, q)
-        q_positions = positions_of(offsets.diff()) if q_positions is None else q_positions
+        q_positions = _places(offsets, q) if q_positions is None else q_positions
         check_column("q_positions", q_positions, q)
         position = PositionBias(table=position_bias, q_positions=q_positions)
     elif q_positions is not None:
@@ -91,7 +89,6 @@ def time_bucket(elapsed_ms: Tensor, num_buckets: int) -> Tensor:
     return torch.bucketize(elapsed_ms, edges, right=True, out_int32=True)
 
 
-@cache
 def edges_ms(num_buckets: int) -> Tensor:
     """The least elapsed milliseconds of buckets 1 to num_buckets - 1.
 
@@ -103,6 +100,12 @@ def edges_ms(num_buckets: int) -> Tensor:
     """
     edges = [math.ceil(1000 * math.exp(LOG_STEP * bucket)) for bucket in range(1, num_buckets)]
     return torch.tensor([min(edge, 2**62) for edge in edges], dtype=torch.int64)
+
+
+def _places(offsets: Tensor, q: Tensor) -> Tensor:
+    """`jagged.positions_of`, of a length known without reading the offsets."""
+    row = torch.arange(q.shape[0], device=q.device)
+    return row - offsets[torch.bucketize(row, offsets.contiguous(), right=True) - 1]
 
 
 def _check_table(name: str, table: Tensor, like: Tensor) -> None:

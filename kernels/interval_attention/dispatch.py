@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
+from kernels.interval_attention.compiled_reference import attend as attend_reference
 from kernels.interval_attention.cpu.operator import attend as attend_cpu
-from kernels.interval_attention.reference import reference
 
 AUTO = "auto"
 _NO_LIMIT = 1 << 31
@@ -74,7 +74,7 @@ BACKENDS: dict[str, Backend] = {
     "cpu": Backend(
         attend=attend_cpu,
         devices=frozenset({"cpu"}),
-        dtypes=frozenset({torch.float32, torch.float64}),
+        dtypes=frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16}),
         max_width=256,
     ),
     "triton": Backend(
@@ -83,7 +83,7 @@ BACKENDS: dict[str, Backend] = {
         dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
         max_width=256,
     ),
-    "reference": Backend(attend=reference, automatic=False),
+    "reference": Backend(attend=attend_reference, automatic=False),
 }
 
 

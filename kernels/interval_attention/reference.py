@@ -63,8 +63,9 @@ def reference(
         outputs.append(padded.transpose(1, 2).flatten(0, 1).index_select(0, group.row_slots))
         rows.append(group.rows)
     if not outputs:
-        # No rows, but whoever differentiates finds where they came from.
-        return q @ q.new_zeros(q.shape[2], v.shape[2])
+        # No rows, but whoever differentiates finds all that they would have come from.
+        tables = [part.table for part in (bias.position, bias.time) if part is not None]
+        return q @ q.new_zeros(q.shape[2], v.shape[2]) + sum(x.sum() for x in (k, v, *tables))
     return torch.cat(outputs).index_select(0, torch.cat(rows).argsort()) / divisor
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ingest.runtime.disk import sync
 from ingest.runtime.errors import FreshetError
 
 
@@ -22,7 +23,7 @@ def write_durably(path: Path, data: bytes) -> None:
     try:
         _write_synced(aside, data)
         aside.replace(path)
-        sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise DiskError(
             "cannot write",
@@ -30,15 +31,6 @@ def write_durably(path: Path, data: bytes) -> None:
             hint="free space on the disk or correct the directory's rights",
             retriable=True,
         ) from error
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from ingest.runtime.disk import sync
 from ingest.runtime.errors import ConfigError
-from publisher.snapshots.disk import sync_directory, write_durably
+from publisher.snapshots.disk import write_durably
 from publisher.snapshots.manifest import (
     BadSnapshot,
     SnapshotFile,
@@ -75,7 +76,7 @@ class SnapshotStore:
         raw = encode_manifest(complete)
         write_durably(target / _MANIFEST_CHECK, f"{_sha256(raw)}  {_MANIFEST}\n".encode())
         write_durably(target / _MANIFEST, raw)
-        sync_directory(self.directory)
+        sync(self.directory)
         return complete
 
     def versions(self) -> list[str]:

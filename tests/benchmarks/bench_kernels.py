@@ -1,20 +1,26 @@
 """Interval attention on this machine's CPU against its targets: `make bench-kernels`.
 
-Every figure is a ratio of two times of the same run, taken in turns, so that a busy machine slows
-both. The last line is the verdict; the exit status is 1 where a target is missed.
+Every figure is the median of several ratios, each of two times taken in turn, so that a busy machine
+slows both; how busy it was is printed. Of the peak count only operations inside the intervals
+(`intervals.num_flops`): a query-key pair costs two products forward and five backward, as FlashAttention
+counts, the scores computed anew among them. The last line is the verdict; the exit status is 1 where
+a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
-import math
+import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +34,6 @@ from kernels.interval_attention import interval_attention
 from kernels.jagged import offsets_of, positions_of, sequence_of
 
 HEADS, WIDTH, BUCKETS = 4, 64, 64
-# A query-key pair costs two products forward and five backward, as FlashAttention counts: the
-# scores computed anew are among them. Without these it would be six.
-PRODUCTS, PRODUCTS_WITHOUT_RECOMPUTE = 7, 6
 TOKENS = 8192
 OUT = Path(__file__).parents[2] / "build" / "bench" / "kernels.json"
 
@@ -39,25 +42,30 @@ Case = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One measured figure and its target; `least` says which side of it is good."""
+    """A figure measured several times and its target; `least` says which side of it is good."""
 
     name: str
-    measured: float
+    runs: list[float]
     target: float
     least: bool = True
     note: str = ""
 
     @property
+    def median(self) -> float:
+        return statistics.median(self.runs)
+
+    @property
     def met(self) -> bool:
-        return self.measured >= self.target if self.least else self.measured <= self.target
+        return self.median >= self.target if self.least else self.median <= self.target
 
     def line(self) -> str:
         verdict = "met" if self.met else "MISSED"
         sign = ">=" if self.least else "<="
-        note = f"  ({self.note})" if self.note else ""
-        return (
-            f"{verdict:6}  {self.name}: {self.measured:.3g}, target {sign} {self.target:.3g}{note}"
-        )
+        notes = [self.note] if self.note else []
+        if len(self.runs) > 1:
+            notes.insert(0, f"{len(self.runs)} runs {min(self.runs):.3g} to {max(self.runs):.3g}")
+        note = f"  ({'; '.join(notes)})" if notes else ""
+        return f"{verdict:6}  {self.name}: {self.median:.3g}, target {sign} {self.target:.3g}{note}"
 
 
 def ragged_case(longest: int, *, biased: bool, tokens: int = TOKENS) -> Case:
@@ -96,15 +104,6 @@ def case_of(lengths: Tensor, mask: Tensor, *, biased: bool) -> Case:
     return case
 
 
-def semi_local(length: int, local: int, first: int) -> Tensor:
-    """Row i attends the `first` columns and the `local` ones up to itself (ULTRA-HSTU)."""
-    row = torch.arange(length)
-    zero = torch.zeros_like(row)
-    start = (row - local + 1).clamp(min=first)
-    second = torch.where(row >= first, row + 1, start)
-    return torch.stack([zero, (row + 1).clamp(max=first), start, second], dim=1).int()
-
-
 def padded_dense(case: Case) -> Tensor:
     """The same attention as the field writes it in PyTorch: padded to the longest, [B,H,N,N]."""
     offsets = case["q_offsets"]
@@ -137,79 +136,90 @@ def attention(case: Case, **changes: Any) -> Callable[[], Tensor]:
     return lambda: interval_attention(**(case | changes))
 
 
-def best_seconds(*runs: Callable[[], object], rounds: int = 5) -> list[float]:
-    """The least time of each, taken in turns."""
-    best = [math.inf] * len(runs)
-    for round_ in range(rounds + 1):
-        for index, run in enumerate(runs):
-            start = time.perf_counter()
+def in_turns(*runs: Callable[[], object], rounds: int) -> list[list[float]]:
+    """The seconds of each, round by round, after one round that does not count."""
+    seconds = []
+    for _ in range(rounds + 1):
+        ends = [time.perf_counter()]
+        for run in runs:
             run()
-            took = time.perf_counter() - start
-            best[index] = min(best[index], took) if round_ else best[index]
-    return best
+            ends.append(time.perf_counter())
+        seconds.append([end - start for start, end in itertools.pairwise(ends)])
+    return seconds[1:]
 
 
 def gemm() -> tuple[Callable[[], object], float]:
-    size = 1536
+    size = 2048
     a, b = torch.randn(size, size), torch.randn(size, size)
     return lambda: torch.mm(a, b), 2.0 * size**3
+
+
+def num_flops(mask: Tensor) -> int:
+    """Those of a forward and a backward pass."""
+    sizes = {"num_heads": HEADS, "width": WIDTH, "value_width": WIDTH}
+    return sum(intervals.num_flops(mask, **sizes, backward=back) for back in (False, True))
 
 
 def share_of_peak(longest: int, *, biased: bool, target: float) -> Figure:
     case = ragged_case(longest, biased=biased)
     multiply, flops = gemm()
-    seconds, gemm_seconds = best_seconds(step(attention(case), case), multiply, rounds=12)
-    peak = flops / gemm_seconds
-    products = intervals.num_pairs(case["intervals"]) * HEADS * 2.0 * WIDTH
-    strict = PRODUCTS_WITHOUT_RECOMPUTE * products / seconds / peak
+    useful = num_flops(case["intervals"])
+    seconds = in_turns(multiply, step(attention(case), case), rounds=11)
+    best_peak = flops / min(peak for peak, _ in seconds)
+    best = useful / min(ours for _, ours in seconds) / best_peak
     return Figure(
         name=f"share of GEMM peak, causal silu, N={longest}, {'both biases' if biased else 'no bias'}",
-        measured=PRODUCTS * products / seconds / peak,
+        runs=[useful / ours / (flops / peak) for peak, ours in seconds],
         target=target,
-        note=f"{strict:.3g} without the recomputed scores; peak {peak / 1e9:.0f} GFLOP/s",
+        note=f"least times of all runs: {best:.3g} of {best_peak / 1e9:.0f} GFLOP/s",
     )
 
 
 def against_padded_dense(longest: int, *, target: float) -> Figure:
     case = ragged_case(longest, biased=False, tokens=min(TOKENS, 4 * longest))
     dense = step(lambda: padded_dense(case), case)
-    ours, theirs = best_seconds(step(attention(case), case), dense, rounds=3)
+    seconds = in_turns(dense, step(attention(case), case), rounds=15 if longest < 1024 else 5)
     return Figure(
         name=f"times faster than padded dense PyTorch, N={longest}",
-        measured=theirs / ours,
+        runs=[theirs / ours for theirs, ours in seconds],
         target=target,
     )
 
 
 def semi_local_figures() -> list[Figure]:
-    sizes, seconds = (2048, 4096, 8192, 16384), []
-    for size in sizes:
-        case = case_of(torch.tensor([size]), semi_local(size, 128, 128), biased=False)
-        seconds += best_seconds(step(attention(case), case), rounds=3)
-    lengths = torch.tensor([8192])
-    full = case_of(lengths, intervals.causal(lengths), biased=False)
-    (causal_seconds,) = best_seconds(step(attention(full), full), rounds=1)
-    x = torch.tensor(sizes, dtype=torch.float64).log()
-    y = torch.tensor(seconds, dtype=torch.float64).log()
-    x, y = x - x.mean(), y - y.mean()
-    exponent = float((x * y).sum() / (x * x).sum())
+    sizes = (2048, 4096, 8192, 16384)
+    lengths = [torch.tensor([size]) for size in sizes]
+    cases = [case_of(each, intervals.semi_local(each, 128, 128), biased=False) for each in lengths]
+    full = case_of(lengths[2], intervals.causal(lengths[2]), biased=False)
+    steps = [step(attention(case), case) for case in (*cases, full)]
+    seconds = in_turns(*steps, rounds=5)
     return [
         Figure(
             name="semi-local 128+128 times faster than causal, N=8192",
-            measured=causal_seconds / seconds[2],
+            runs=[each[4] / each[2] for each in seconds],
             target=12,
         ),
         Figure(
-            name="semi-local growth exponent, N=2k..16k", measured=exponent, target=1.1, least=False
+            name="semi-local growth exponent, N=2k..16k",
+            runs=[exponent(sizes, each[:4]) for each in seconds],
+            target=1.1,
+            least=False,
         ),
     ]
+
+
+def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """The b of seconds = a sizes^b, fitted to the logarithms."""
+    x, y = (torch.tensor(each, dtype=torch.float64).log() for each in (sizes, seconds))
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
 
 
 def delta_figure(num_candidates: int = 1000, num_cached: int = 2000) -> Figure:
     """Candidates against a cache, and as many full passes of one candidate each."""
     history, count = torch.tensor([num_cached]), torch.tensor([num_candidates])
-    columns = num_cached + num_candidates
-    case = case_of(torch.tensor([columns]), intervals.causal(torch.tensor([columns])), biased=False)
+    columns = torch.tensor([num_cached + num_candidates])
+    case = case_of(columns, intervals.causal(columns), biased=False)
     delta = attention(
         case,
         q=case["q"][num_cached:],
@@ -219,13 +229,42 @@ def delta_figure(num_candidates: int = 1000, num_cached: int = 2000) -> Figure:
     one = torch.tensor([num_cached + 1])
     full_case = case_of(one, intervals.target_aware(one, torch.tensor([1])), biased=False)
     with torch.no_grad():
-        delta_seconds, full_seconds = best_seconds(delta, attention(full_case), rounds=4)
+        seconds = in_turns(attention(full_case), delta, rounds=9)
     return Figure(
         name=f"delta form of {num_candidates} candidates times faster than full passes",
-        measured=num_candidates * full_seconds / delta_seconds,
+        runs=[num_candidates * full / ours for full, ours in seconds],
         target=100,
         note="one full pass measured, times their number",
     )
+
+
+def one_sequence_figure(threads: int, length: int = 4096) -> Figure:
+    """A sequence of one head has nothing to share among threads but its rows."""
+    lengths = torch.tensor([length])
+    case = case_of(lengths, intervals.causal(lengths), biased=False)
+    case |= {name: case[name][:, :1].detach().clone().requires_grad_() for name in "qkv"}
+    run = step(attention(case), case)
+    shares = []
+    for _ in range(6):
+        before = thread_nanoseconds()
+        run()
+        spent = [now - before.get(thread, 0) for thread, now in thread_nanoseconds().items()]
+        shares.append(max(spent) / sum(spent))
+    return Figure(
+        name=f"busiest of {threads} threads' share of the CPU time, N={length}, one sequence of one head",
+        runs=shares[1:],
+        target=1 / threads + 0.15,
+        least=False,
+    )
+
+
+def thread_nanoseconds() -> dict[str, int]:
+    """How long each thread of this process was on a CPU."""
+    found = {}
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+            found[thread.name] = int((thread / "schedstat").read_text().split()[0])
+    return found
 
 
 def extra_memory_bytes(length: int = 16384) -> int:
@@ -254,7 +293,7 @@ def memory_figure(threads: int) -> Figure:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Figure(
         name="MB beyond inputs and outputs, N=16384",
-        measured=int(done.stdout) / 1e6,
+        runs=[int(done.stdout) / 1e6],
         target=400,
         least=False,
     )
@@ -276,6 +315,8 @@ def measure(threads: int) -> list[Figure]:
     add(*semi_local_figures())
     add(memory_figure(threads))
     add(delta_figure())
+    if threads > 1:
+        add(one_sequence_figure(threads))
     return figures
 
 
@@ -288,16 +329,24 @@ def main() -> int:
     if arguments.memory:
         print(extra_memory_bytes())
         return 0
+    busy_before = os.getloadavg()
     figures = measure(arguments.threads)
+    load = {"before": busy_before, "after": os.getloadavg()}
     missed = sum(not figure.met for figure in figures)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "threads": arguments.threads,
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "figures": [asdict(figure) | {"met": figure.met} for figure in figures],
+        "cores": os.cpu_count(),
+        "load_average": load,
+        "figures": [
+            asdict(figure) | {"median": figure.median, "met": figure.met} for figure in figures
+        ],
     }
     OUT.write_text(json.dumps(report, indent=1) + "\n")
+    before, after = (" ".join(f"{each:.2f}" for each in load[when]) for when in load)
+    print(f"load average of {os.cpu_count()} cores: {before} before, {after} after")
     print(
         f"{'MISSED' if missed else 'PASSED'}: {len(figures) - missed} of {len(figures)} targets met"
     )

@@ -345,7 +345,7 @@ def test_the_commands_work_together(
     bad.write_text("user_id,item_id,action,event_time_ms\n1,2,fly,3\n")
     replayed = runner.invoke(app, ["replay", str(bad)])
     assert '"num_dead": 1' in replayed.output
-    assert "unknown_action" in runner.invoke(app, ["dead", "list"]).output
+    assert "unknown_action" in runner.invoke(app, ["dead", "ls"]).output
     assert len(events_tail.records()) == 1
 
 

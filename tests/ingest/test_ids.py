@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ingest.adapters.ids import HashedIds
+from ingest.cli import app
 from ingest.events import MAX_ID
 from ingest.runtime.errors import FreshetError
 
@@ -53,3 +55,37 @@ def test_two_texts_of_one_hash_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     ids.id_of("anna")
     with pytest.raises(FreshetError, match="'anna' and 'bert'"):
         ids.id_of("bert")
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    ids = HashedIds()
+    anna = ids.id_of("anna")
+    ids.write(tmp_path / "shop-1.ids.jsonl")
+    monkeypatch.setenv("FRESHET_INGEST_STATE_DIRECTORY", str(tmp_path))
+    return anna
+
+
+def lookup(*arguments: str) -> tuple[int, str]:
+    outcome = CliRunner().invoke(app, ["ids", "lookup", *arguments])
+    return outcome.exit_code, outcome.output
+
+
+def test_an_id_is_looked_up_both_ways(table: int) -> None:
+    assert lookup("anna") == (0, f"{table}\tanna\n")
+    assert lookup(str(table)) == (0, f"{table}\tanna\n")
+
+
+def test_an_id_nobody_hashed_is_an_error(table: int, tmp_path: Path) -> None:
+    code, said = lookup("42")
+    assert (code, "no text is known" in said) == (1, True)
+    code, said = lookup("42", "--table", str(tmp_path / "gone.jsonl"))
+    assert (code, "no such table" in said) == (1, True)
+
+
+@pytest.mark.parametrize("line", [b"{\n", b'{"id":5,"text":"anna"}\n', b'{"id":5}\n'])
+def test_a_damaged_table_is_an_error(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(line)
+    code, said = lookup("42", "--table", str(path))
+    assert (code, "line 1" in said) == (1, True)

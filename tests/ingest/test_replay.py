@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from ingest.adapters.arrival import Arrival
 from ingest.adapters.log import RecordLog
 from ingest.replay import ReplayConfig, ReplayProgress, ReplaySummary, replay
+from ingest.replay_state import ReplayStateError
 from ingest.runtime.errors import FreshetError
 
 FUTURE_MS = 5 * 60_000
@@ -81,6 +83,30 @@ def test_the_closing_heartbeats_go_beyond_the_last_row_that_is_no_future(tmp_pat
     far_ms = int(time.time() * 1000) + 10 * FUTURE_MS
     run([5, 70, far_ms, far_ms], tmp_path, producer, flush_after_ms=1_000)
     assert producer.heartbeats == [1_070, 1_071]
+
+
+def test_the_closing_heartbeats_follow_the_newest_row_wherever_it_stands(tmp_path: Path) -> None:
+    producer = Notes()
+    run([5, 900, 70], tmp_path, producer, flush_after_ms=1_000)
+    assert producer.heartbeats == [1_900, 1_901]
+
+
+def test_a_late_row_does_not_hold_a_paced_replay_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("ingest.replay.time", clock)
+    assert run([0, 3_000, 1_000, 4_000], tmp_path, Notes(), stop=clock, speed=1.0).complete
+    assert clock.seconds == 4
+
+
+def test_progress_in_one_order_is_not_taken_for_another(tmp_path: Path) -> None:
+    log = RecordLog("log", {}, keys=[b"1"] * 3, values=[b"{}"] * 3, times_ms=[1, 2, 3])
+    config = ReplayConfig(state_directory=tmp_path)
+    replay(log, Notes(), config)  # type: ignore[arg-type]
+    late = log.arriving(Arrival(late_fraction=1.0))
+    with pytest.raises(ReplayStateError, match="differs in: arrival"):
+        replay(late, Notes(), config)  # type: ignore[arg-type]
 
 
 def test_a_row_too_recent_for_closing_heartbeats_is_an_error_and_only_they_are_left(

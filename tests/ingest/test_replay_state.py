@@ -12,7 +12,7 @@ from ingest.runtime.errors import ConfigError
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    file = StateFile(tmp_path / "sub" / "log.json", {"path": "a"})
+    file = StateFile(tmp_path / "sub" / "log.json", ReplayState, {"path": "a"})
     assert file.load() is None
     file.save(ReplayState(next_row=5))
     file.save(ReplayState(next_row=7, flushed=True))
@@ -22,9 +22,9 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_progress_of_another_log_is_refused_by_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "log.json"
-    StateFile(path, {"path": "a", "num_bytes": 1}).save(ReplayState(next_row=5))
+    StateFile(path, ReplayState, {"path": "a", "num_bytes": 1}).save(ReplayState(next_row=5))
     with pytest.raises(ReplayStateError, match=r"differs in: num_bytes.*--restart"):
-        StateFile(path, {"path": "a", "num_bytes": 2}).load()
+        StateFile(path, ReplayState, {"path": "a", "num_bytes": 2}).load()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b'{"identity":{},"state":{"next_row":"x"}}'])
@@ -32,11 +32,11 @@ def test_damaged_progress_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "log.json"
     path.write_bytes(content)
     with pytest.raises(ReplayStateError, match="cannot be read"):
-        StateFile(path, {}).load()
+        StateFile(path, ReplayState, {}).load()
 
 
 def test_forgotten_progress_is_gone(tmp_path: Path) -> None:
-    file = StateFile(tmp_path / "log.json", {})
+    file = StateFile(tmp_path / "log.json", ReplayState, {})
     file.forget()
     file.save(ReplayState(next_row=5))
     file.forget()

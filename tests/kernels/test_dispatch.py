@@ -13,7 +13,7 @@ def wish(device: str = "cpu", dtype: torch.dtype = torch.float32, width: int = 1
     return Wish(device=device, dtype=dtype, score="silu", width=width)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_auto_on_a_processor_is_the_fast_one(dtype: torch.dtype) -> None:
     assert choose("auto", wish(dtype=dtype)) is BACKENDS["cpu"]
 
@@ -21,7 +21,7 @@ def test_auto_on_a_processor_is_the_fast_one(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        (wish(dtype=torch.bfloat16), "torch.bfloat16 .it has torch.float32, torch.float64"),
+        (wish(dtype=torch.float8_e5m2), "torch.float8_e5m2 .it has .*torch.float32, torch.float64"),
         (wish(width=257), "width 257 .it has up to 256"),
     ],
 )
@@ -35,7 +35,7 @@ def test_what_no_backend_asked_for_can_do_is_refused_with_those_that_can(
 
 
 def test_the_reference_is_taken_where_it_is_named() -> None:
-    assert choose("reference", wish(dtype=torch.bfloat16)) is BACKENDS["reference"]
+    assert choose("reference", wish(dtype=torch.float8_e5m2)) is BACKENDS["reference"]
 
 
 def test_an_unknown_backend_is_refused_with_the_names_there_are() -> None:

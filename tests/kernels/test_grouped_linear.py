@@ -58,7 +58,8 @@ def test_nan_in_a_weight_nobody_picks_never_shows() -> None:
         ({"group": torch.tensor([0, NUM_GROUPS])}, "group"),
         ({"group": torch.tensor([0, -1])}, "group"),
         ({"group": torch.tensor([0, 1], dtype=torch.int32)}, "group"),
-        ({"group": torch.zeros(2, dtype=torch.int64, device="meta")}, "device"),
+        ({"group": torch.zeros(2, dtype=torch.int64, device="meta")}, "group.*meta"),
+        ({"backend": "nosuch"}, "backend.*'cpu'"),
     ],
 )
 def test_refusals_name_what_is_wrong(change: dict[str, Any], named: str) -> None:

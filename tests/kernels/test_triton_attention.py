@@ -15,6 +15,7 @@ import torch
 from ingest.runtime.errors import FreshetError
 from kernels.interval_attention.bias import Bias
 from kernels.interval_attention.triton import attend
+from tests.benchmarks import bench_kernels_gpu
 from tests.project.sources import ROOT
 
 CASES = ROOT / "tests" / "kernels" / "triton_attention_cases.py"
@@ -50,3 +51,13 @@ def test_without_a_gpu_and_the_interpreter_the_device_is_refused() -> None:
             intervals=torch.zeros(1, 4, dtype=torch.int32), score="silu", scale=1.0, divisor=1.0,
             bias=Bias(),
         )  # fmt: skip
+
+
+def test_the_gpu_bench_without_a_gpu_measures_nothing_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench_kernels_gpu.main() == 2
+    said = capsys.readouterr()
+    assert "measured nothing: PyTorch sees no CUDA GPU" in said.err
+    assert not said.out

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
-from kernels import intervals as masks
+from kernels import intervals
 from kernels.interval_attention.bias import Bias, checked_bias, time_bucket
 from kernels.interval_attention.reference import reference
 from kernels.interval_attention.triton import attend
 from kernels.jagged import offsets_of, positions_of
+from tests.kernels.masks import MASKS, Mask
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
-HEADS, NUM_POSITIONS, NUM_BUCKETS = 2, 40, 12
+NUM_POSITIONS, NUM_BUCKETS = 40, 12
 NAMES = ("q", "k", "v", "position_bias", "time_bias")
 Case = dict[str, Any]
 
@@ -38,21 +39,6 @@ def two(row: Tensor, *edges: Tensor | int) -> Tensor:
     return torch.stack(columns, dim=1).int()
 
 
-def semi_local(lengths: Tensor) -> Tensor:
-    row, _ = rows_of(lengths)
-    return two(row, 0, (row + 1).clamp(max=9), (row - 20).clamp(min=9).minimum(row + 1), row + 1)
-
-
-def sliding(lengths: Tensor) -> Tensor:
-    row, _ = rows_of(lengths)
-    return two(row, (row - 17).clamp(min=0), row + 1)
-
-
-def full(lengths: Tensor) -> Tensor:
-    row, length = rows_of(lengths)
-    return two(row, 0, length)
-
-
 def from_here_on(lengths: Tensor) -> Tensor:
     row, length = rows_of(lengths)
     return two(row, row, length)
@@ -63,37 +49,27 @@ def only_itself(lengths: Tensor) -> Tensor:
     return two(row, row, row + 1)
 
 
-def both_ways(lengths: Tensor) -> Tensor:
-    row, length = rows_of(lengths)
-    return two(row, (row - 5).clamp(min=0), (row + 6).minimum(length))
-
-
 def far_apart_and_swapped(lengths: Tensor) -> Tensor:
     row, length = rows_of(lengths)
     return two(row, (length - 3).clamp(min=0), length, 0, (length - 3).clamp(min=0, max=2))
 
 
 def every_other_row(lengths: Tensor) -> Tensor:
-    return masks.causal(lengths) * (1 - positions_of(lengths)[:, None].int() % 2)
+    return intervals.causal(lengths) * (1 - positions_of(lengths)[:, None].int() % 2)
 
 
-def with_targets(lengths: Tensor) -> Tensor:
-    return masks.target_aware(lengths, lengths.clamp(max=7))
-
-
-MASKS: list[Callable[[Tensor], Tensor]] = [
-    masks.causal, with_targets, semi_local, sliding, full, from_here_on, both_ways,
-    far_apart_and_swapped, every_other_row,
-]  # fmt: skip
+HAND_BUILT = (from_here_on, far_apart_and_swapped, every_other_row)
+ALL_MASKS = MASKS | {mask.__name__: mask for mask in HAND_BUILT}
 
 
 def make_case(
     lengths: list[int],
-    mask: Callable[[Tensor], Tensor] = with_targets,
+    mask: Mask = MASKS["target_aware"],
     *,
     score: str = "silu",
     biased: tuple[bool, bool] = (True, True),
     widths: tuple[int, int] = (16, 16),
+    heads: int = 2,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Case:
@@ -109,9 +85,9 @@ def make_case(
 
     width, value_width = widths
     return {
-        "q": normal(num, HEADS, width),
-        "k": normal(num, HEADS, width),
-        "v": normal(num, HEADS, value_width),
+        "q": normal(num, heads, width),
+        "k": normal(num, heads, width),
+        "v": normal(num, heads, value_width),
         "position_bias": normal(NUM_POSITIONS) if biased[0] else None,
         "time_bias": normal(NUM_BUCKETS) if biased[1] else None,
         "q_positions": positions_of(total) if biased[0] else None,
@@ -120,7 +96,7 @@ def make_case(
         "q_offsets": offsets_of(total),
         "kv_offsets": offsets_of(total),
         "intervals": mask(total),
-        "out_gradient": normal(num, HEADS, value_width),
+        "out_gradient": normal(num, heads, value_width),
         "score": score,
         "scale": width**-0.5,
         "divisor": 13.0 if score == "silu" else 1.0,
@@ -130,8 +106,7 @@ def make_case(
 def run(function: Callable[..., Tensor], case: Case, dtype: torch.dtype | None = None) -> Case:
     """The output and the gradients of whatever the case has."""
     moved = {
-        name: x.detach().clone().to(DEVICE) if isinstance(x, Tensor) else x
-        for name, x in case.items()
+        name: x.detach().to(DEVICE) if isinstance(x, Tensor) else x for name, x in case.items()
     }
     for name in (*NAMES, "out_gradient"):
         if moved[name] is not None:
@@ -187,14 +162,19 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
-@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: mask.__name__)
-def test_every_mask(mask: Callable[[Tensor], Tensor], score: str, poisoned: None) -> None:
-    assert_as_good_as_pytorch(make_case([63, 0, 1], mask, score=score))
+@pytest.mark.parametrize("mask", ALL_MASKS.values(), ids=ALL_MASKS.keys())
+def test_every_mask(mask: Mask, score: str, poisoned: None) -> None:
+    assert_as_good_as_pytorch(make_case([63, 0, 1], mask, score=score, heads=1))
 
 
 @pytest.mark.parametrize("lengths", [[97, 0], [1]])
 def test_every_length(lengths: list[int], poisoned: None) -> None:
     assert_as_good_as_pytorch(make_case(lengths))
+
+
+def test_a_long_sequence(poisoned: None) -> None:
+    case = make_case([1025], MASKS["semi_local"], biased=(False, False), heads=1)
+    assert_as_good_as_pytorch(case)
 
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
@@ -218,14 +198,10 @@ def test_half_precision(dtype: torch.dtype, score: str) -> None:
     assert_as_good_as_pytorch(make_case([97, 1], score=score, widths=(64, 64), dtype=dtype))
 
 
-def test_a_long_sequence() -> None:
-    assert_as_good_as_pytorch(make_case([1025], semi_local, biased=(False, False)))
-
-
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
 def test_nothing_in_nothing_out(lengths: list[int]) -> None:
     ours = run(attend, make_case(lengths))
-    assert ours["out"].shape == (0, HEADS, 16)
+    assert ours["out"].shape == (0, 2, 16)
     assert not ours["time_bias"].any()
 
 
@@ -241,7 +217,7 @@ def test_candidates_against_the_columns_of_a_history(score: str, poisoned: None)
         case[name] = case[name][rows]
     case["q_positions"] = torch.repeat_interleave(history, candidates)
     case["q_offsets"] = offsets_of(candidates)
-    case["intervals"] = masks.candidates(history, candidates)
+    case["intervals"] = intervals.candidates(history, candidates)
     assert_as_good_as_pytorch(case)
 
 
@@ -256,7 +232,7 @@ def test_time_buckets_are_those_of_the_reference_at_every_boundary() -> None:
     exact = [int(1000 * math.exp(0.301 * b)) + d for b in range(64) for d in range(-1, 3)]
     far = [-5, 0, 1, 999, 2**40, 2**61, 2**62, 2**62 + 1]
     elapsed = torch.tensor(exact + far)
-    case = make_case([len(elapsed)], only_itself, biased=(False, True))
+    case = make_case([len(elapsed)], only_itself, biased=(False, True), heads=1)
     case["q"] *= 0
     case["v"][:] = 1
     case["time_bias"] = torch.arange(num_buckets) + 20.0
@@ -267,7 +243,7 @@ def test_time_buckets_are_those_of_the_reference_at_every_boundary() -> None:
 
 @pytest.mark.parametrize("score", ["silu", "softmax"])
 def test_a_run_repeats_bit_by_bit_and_alone_as_in_company(score: str, poisoned: None) -> None:
-    lengths = [65, 1, 0, 33]
+    lengths = [33, 1, 0, 7]
     case = make_case(lengths, score=score)
     together = run(attend, case)
     assert_equal_bits(together, run(attend, case))
@@ -294,12 +270,12 @@ def test_nan_stays_in_its_own_sequence(score: str, poisoned: None) -> None:
 
 
 def test_tiles_nobody_sees_are_never_read() -> None:
-    case = make_case([192], sliding)
+    case = make_case([192], MASKS["sliding_window"], heads=1)
     case["k"][:64] = case["v"][:64] = torch.nan
     found = run(attend, case)
     assert found["out"][128:].isfinite().all()
     assert found["q"][128:].isfinite().all()
-    case = make_case([192], sliding)
+    case = make_case([192], MASKS["sliding_window"], heads=1)
     case["q"][128:] = case["out_gradient"][128:] = torch.nan
     found = run(attend, case)
     assert found["k"][:64].isfinite().all()
@@ -308,21 +284,26 @@ def test_tiles_nobody_sees_are_never_read() -> None:
 
 def test_views_with_strides_are_read_as_they_are() -> None:
     case = make_case([20, 9])
-    packed = torch.cat([case["q"], case["k"], case["v"]], dim=2)
-    plain = run(attend, case)
+    packed = torch.cat([case[name] for name in "qkv"], dim=2).to(DEVICE)
+    parts = packed.transpose(0, 1).contiguous().transpose(0, 1).split(16, dim=2)
+    views = case | dict(zip("qkv", parts, strict=True))
+    assert_equal_bits(run(attend, views), run(attend, case))
 
-    def sliced(q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> Tensor:
-        whole = packed.to(DEVICE).transpose(0, 1).contiguous().transpose(0, 1)
-        return attend(q, whole[..., 16:32], whole[..., 32:], **rest) + 0 * (k.sum() + v.sum())
 
-    assert torch.equal(run(sliced, case)["out"], plain["out"])
+def test_addresses_beyond_two_to_the_31_elements_are_reached() -> None:
+    case = make_case([3], heads=1)
+    # Only the pages that are written ever become memory.
+    far = torch.empty(2 * 2**30 + 48, device=DEVICE).as_strided((3, 1, 48), (2**30, 48, 1))
+    far.copy_(torch.cat([case[name] for name in "qkv"], dim=2))
+    views = case | dict(zip("qkv", far.split(16, dim=2), strict=True))
+    assert_equal_bits(run(attend, views), run(attend, case))
 
 
 @settings(max_examples=4, deadline=None)
 @given(st.data(), st.sampled_from(["silu", "softmax"]), st.integers(0, 1000))
 def test_any_two_intervals(data: st.DataObject, score: str, seed: int) -> None:
     lengths = data.draw(st.lists(st.integers(1, 50), min_size=1, max_size=2))
-    case = make_case(lengths, masks.causal, score=score, seed=seed)
+    case = make_case(lengths, intervals.causal, score=score, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     _, length = rows_of(torch.tensor(lengths))
     cuts = (torch.rand(len(length), 4, generator=generator) * (length[:, None] + 1)).int()
@@ -334,10 +315,12 @@ def test_any_two_intervals(data: st.DataObject, score: str, seed: int) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"q": torch.zeros(4, HEADS, 16, dtype=torch.float64)}, "dtype"),
-        ({"q": torch.zeros(4, HEADS, 257)}, "width"),
-        ({"v": torch.zeros(4, HEADS, 32)[..., ::2]}, "v"),
+        ({"q": torch.zeros(4, 2, 16, dtype=torch.float64)}, "dtype"),
+        ({"q": torch.zeros(4, 2, 257)}, "width"),
+        ({"v": torch.zeros(4, 2, 32)[..., ::2]}, "v"),
         ({"q": torch.zeros(4, 65_536, 1)}, "heads"),
+        ({"q": torch.zeros(1, 2, 16).expand(2**30 + 1, 2, 16)}, "q"),
+        ({"k": torch.zeros(1, 2, 16).expand(2**30 + 1, 2, 16)}, "k"),
         ({"intervals": torch.zeros(4, 4, dtype=torch.int32, device="meta")}, "intervals"),
     ],
 )
@@ -361,7 +344,7 @@ def test_a_bias_elsewhere_is_refused() -> None:
     assert bias.position is not None
     elsewhere = torch.zeros(4, dtype=torch.int64, device="meta")
     names = ("q", "k", "v", "q_offsets", "kv_offsets", "intervals", "score", "scale", "divisor")
-    with pytest.raises(FreshetError, match=r"refuses bias\.q_positions"):
+    with pytest.raises(FreshetError, match=r"refuses bias\.position\.q_positions"):
         attend(
             **{name: case[name] for name in names},
             bias=Bias(position=replace(bias.position, q_positions=elsewhere)),

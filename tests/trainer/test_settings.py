@@ -23,9 +23,11 @@ def test_every_recipe_is_a_configuration_that_fits_into_a_manifest(recipe: str) 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRESHET_TRAINER_TABLE_ROWS", "77")
     monkeypatch.setenv("FRESHET_TRAINER_DETERMINISTIC", "true")
+    monkeypatch.setenv("FRESHET_TRAINER_REMATERIALIZE", "true")
     monkeypatch.setenv("FRESHET_TRAINER_STOP_AT_CLOCK_MS", "123")
     settings = TrainerSettings()
     assert settings.trainer_config().table_rows == 77
+    assert settings.trainer_config().rematerialize
     assert settings.run_config().wait_limit_seconds is None
     assert settings.run_config().stop_at_clock_ms == 123
 

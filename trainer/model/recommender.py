@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ingest.runtime.errors import FreshetError
 from kernels import intervals
-from kernels.jagged import offsets_of, positions_of, sequence_of
+from kernels.jagged import concat_index, gather, offsets_of, positions_of
 from trainer.batch import TokenBatch
 from trainer.model.config import ModelConfig
 from trainer.model.heads import RankingHead, RetrievalHead
@@ -52,7 +53,7 @@ class Recommender(nn.Module):
     Zhai et al. 2024, section 3.4), so training's `forward` and serving's `encode` + `score` agree.
 
     `attention_backend` is how this machine computes attention, no property of the weights: a name of
-    `kernels.interval_attention.dispatch.BACKENDS`, or "auto".
+    `kernels.interval_attention.dispatch.BACKENDS`, or "auto". `rematerialize`: see `HSTU`.
 
     Example:
         >>> model = Recommender(ModelConfig(tasks=(("like", 8),)))
@@ -61,11 +62,14 @@ class Recommender(nn.Module):
         torch.Size([2, 1])
     """
 
-    def __init__(self, config: ModelConfig, attention_backend: str = "auto") -> None:
+    def __init__(
+        self, config: ModelConfig, attention_backend: str = "auto", *, rematerialize: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokens = TokenEncoder(config)
-        self.backbone: nn.Module = find("backbone", config.backbone)(config, attention_backend)
+        backbone = find("backbone", config.backbone)
+        self.backbone: Any = backbone(config, attention_backend, rematerialize=rematerialize)
         self.final_norm = nn.LayerNorm(config.embedding_dim)
         self.start_state = nn.Parameter(torch.randn(config.embedding_dim) * 0.1)
         self.ranking = RankingHead(config)
@@ -81,7 +85,7 @@ class Recommender(nn.Module):
         """
         self._check_rows("item_embeddings", item_embeddings, batch.num_tokens)
         view = _batch_view(batch)
-        states, _, _ = self.backbone(self.tokens(batch, item_embeddings), view)
+        states = self.backbone(self.tokens(batch, item_embeddings), view)
         states = self.final_norm(states)
         user_state = self._user_state(states, batch.offsets, batch.lengths - batch.num_targets)
         logits = self.ranking(
@@ -106,7 +110,7 @@ class Recommender(nn.Module):
                 "history has targets", detail=f"{int(history.num_targets.sum())}; wanted none."
             )
         tokens = self.tokens(history, item_embeddings)
-        states, keys, values = self.backbone(tokens, _batch_view(history))
+        states, keys, values = self.backbone.encode(tokens, _batch_view(history))
         state = self._user_state(self.final_norm(states), history.offsets, history.lengths)
         return HistoryCache(
             keys=keys,
@@ -131,7 +135,7 @@ class Recommender(nn.Module):
         self._check_rows("item_embeddings", item_embeddings, len(user_index))
         view, columns = _candidate_view(cache, user_index, times_ms)
         past = Past(keys=cache.keys, values=cache.values, columns=columns)
-        states, _, _ = self.backbone(self.tokens.candidates(item_embeddings), view, past)
+        states = self.backbone(self.tokens.candidates(item_embeddings), view, past)
         user_state = cache.state.index_select(0, user_index)
         logits: Tensor = self.ranking(self.final_norm(states), item_embeddings, user_state)
         return logits
@@ -142,10 +146,7 @@ class Recommender(nn.Module):
 
     def _user_state(self, states: Tensor, offsets: Tensor, history_lengths: Tensor) -> Tensor:
         """The last history row's state, or the learned start where there is no history: [B,E]."""
-        known = history_lengths.nonzero()[:, 0]
-        last = (offsets[:-1] + history_lengths - 1)[known]
-        start = self.start_state.expand(len(history_lengths), -1)
-        return start.index_copy(0, known, states.index_select(0, last))
+        return gather(states, offsets.diff(), history_lengths - 1, self.start_state)
 
     def _check_rows(self, name: str, rows: Tensor, num_rows: int) -> None:
         wanted = (num_rows, self.config.embedding_dim)
@@ -187,9 +188,7 @@ def _candidate_view(
         raise FreshetError("times_ms of another shape", detail=f"{tuple(times_ms.shape)}.")
     history = cache.offsets.diff()
     num_candidates = torch.bincount(user_index, minlength=num_users)
-    owners = torch.cat([sequence_of(history), user_index])
-    # Stable: within a user history stays before candidates, each in its own order.
-    columns = owners.argsort(stable=True)
+    columns = concat_index(history, num_candidates)
     view = View(
         q_offsets=offsets_of(num_candidates),
         kv_offsets=offsets_of(history + num_candidates),

@@ -1,7 +1,6 @@
 // The relative biases of a tile, and what its gradient adds to the two tables.
 #pragma once
 
-#include "problem.h"
 #include "schedule.h"
 
 namespace freshet {
@@ -11,7 +10,8 @@ namespace freshet {
 template <typename T>
 class UnitBias {
  public:
-  void start(const Problem<T>& problem, const Unit& unit, bool with_gradient) {
+  template <typename S>
+  void start(const Problem<T, S>& problem, const Unit& unit, bool with_gradient) {
     tables_ = &problem.bias;
     first_row_ = problem.q_offsets[unit.sequence];
     first_column_ = problem.kv_offsets[unit.sequence];
@@ -21,37 +21,43 @@ class UnitBias {
     if (with_gradient) time_gradient_.assign(kCopies * tables_->num_buckets, 0.0);
   }
 
-  // bias[kRowBlock, kTileColumns] of rows [rows) and columns [tile); keeps the buckets for `add`.
-  void look_up(Range rows, Range tile, T* bias) {
-    for (int64_t row = rows.lo; row < rows.hi; ++row) {
-      T* const line = bias + (row - rows.lo) * kTileColumns;
-      const T* const near = tables_->position ? unrolled_.peek() + shift(row) : nullptr;
-      if (tables_->time != nullptr) {
-        look_up_times(row, tile, line, buckets_ + (row - rows.lo) * kTileColumns);
-        for (int64_t c = tile.lo; near != nullptr && c < tile.hi; ++c) line[c - tile.lo] += near[c];
-      } else {
-        std::copy(near + tile.lo, near + tile.hi, line);
+  // bias[kRowBlock, kTileColumns] of a tile, which begins at (first_row, first_column), as far as the
+  // band goes; keeps the buckets for `add`.
+  void look_up(int64_t first_row, int64_t first_column, const Band& band, T* bias) {
+    band.each_rows([&](Range rows, Range columns) {
+      const Range seen{first_column + columns.lo, first_column + columns.hi};
+      for (int64_t row = rows.lo; row < rows.hi; ++row) {
+        T* const line = bias + row * kTileColumns + columns.lo;
+        if (tables_->time != nullptr) {
+          look_up_times(first_row + row, seen, line, buckets_ + row * kTileColumns + columns.lo);
+        }
+        if (tables_->position == nullptr) continue;
+        const T* const near = unrolled_.peek() + shift(first_row + row) + seen.lo;
+        const int64_t width = columns.hi - columns.lo;
+        if (tables_->time == nullptr) std::fill_n(line, width, T(0));
+        for (int64_t c = 0; c < width; ++c) line[c] += near[c];
       }
-    }
+    });
   }
 
   // Add the gradient of the tile last looked up, zero where a row does not attend.
-  void add(Range rows, Range tile, const T* gradient) {
-    const int64_t used = std::min(tile.hi, num_columns_) - tile.lo;
-    for (int64_t row = rows.lo; row < rows.hi; ++row) {
-      const T* const line = gradient + (row - rows.lo) * kTileColumns;
-      if (tables_->position != nullptr) {
-        T* const near = position_gradient_.get(0) + shift(row) + tile.lo;
-        for (int64_t c = 0; c < used; ++c) near[c] += line[c];
-      }
-      if (tables_->time != nullptr) {
-        const int32_t* const buckets = buckets_ + (row - rows.lo) * kTileColumns;
+  void add(int64_t first_row, int64_t first_column, const Band& band, const T* gradient) {
+    band.each_rows([&](Range rows, Range columns) {
+      const int64_t end = std::min(columns.hi, num_columns_ - first_column);
+      for (int64_t row = rows.lo; row < rows.hi; ++row) {
+        const T* const line = gradient + row * kTileColumns;
+        if (tables_->position != nullptr) {
+          T* const near = position_gradient_.get(0) + shift(first_row + row) + first_column;
+          for (int64_t c = columns.lo; c < end; ++c) near[c] += line[c];
+        }
+        if (tables_->time == nullptr) continue;
+        const int32_t* const buckets = buckets_ + row * kTileColumns;
         // Neighbours often share a bucket: with copies an addition needs not wait for the last.
-        for (int64_t c = 0; c < used; ++c) {
+        for (int64_t c = columns.lo; c < end; ++c) {
           time_gradient_[kCopies * buckets[c] + c % kCopies] += line[c];
         }
       }
-    }
+    });
   }
 
   // Hand over the sums of this unit: one per distance and one per bucket.
@@ -106,12 +112,17 @@ class UnitBias {
     int32_t bucket = guess_;
     for (int64_t c = tile.lo; c < used; ++c) {
       // The neighbour's bucket, at first the one above, is a guess: in time order nearly always right.
-      bucket = settle(now - times[c], bucket);
+      bucket = settle(elapsed(now, times[c]), bucket);
       buckets[c - tile.lo] = bucket;
       line[c - tile.lo] = tables_->time[bucket];
     }
     if (tile.lo < used) guess_ = buckets[0];
     std::fill(line + (used - tile.lo), line + (tile.hi - tile.lo), T(0));
+  }
+
+  // Times that lie too far apart wrap around, as they do in PyTorch.
+  static int64_t elapsed(int64_t now, int64_t then) {
+    return static_cast<int64_t>(static_cast<uint64_t>(now) - static_cast<uint64_t>(then));
   }
 
   int32_t settle(int64_t elapsed_ms, int32_t bucket) const {

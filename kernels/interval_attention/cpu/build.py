@@ -1,4 +1,4 @@
-"""Compiles the C++ of interval attention, once, at set-up (`make kernels`)."""
+"""Compiles the C++ of all kernels into one library, once, at set-up (`make kernels`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 
 from ingest.runtime.errors import FreshetError
 
-SOURCES = Path(__file__).parent
-BUILD_DIR = Path(__file__).parents[3] / "build" / "kernels"
+ROOT = Path(__file__).parents[3]
+BUILD_DIR = ROOT / "build" / "kernels"
 _FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden",
     "-DNDEBUG", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi",
@@ -29,10 +29,10 @@ def library_path() -> Path:
     The name is a hash of all three, so a stale or foreign library is never taken.
     """
     digest = hashlib.sha256()
-    for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    for source in [*_sources("cpp"), *_sources("h")]:
+        digest.update(str(source.relative_to(ROOT)).encode() + b"\0" + source.read_bytes())
     digest.update(" ".join((*_FLAGS, torch.__version__, _processor())).encode())
-    return BUILD_DIR / f"interval_attention-{digest.hexdigest()[:16]}.so"
+    return BUILD_DIR / f"kernels-{digest.hexdigest()[:16]}.so"
 
 
 def built_library() -> Path:
@@ -43,9 +43,7 @@ def built_library() -> Path:
     """
     path = library_path()
     if not path.exists():
-        raise FreshetError(
-            "the CPU kernel of interval attention is not built", detail=f"No {path}.", hint=_HINT
-        )
+        raise FreshetError("the CPU kernels are not built", detail=f"No {path}.", hint=_HINT)
     return path
 
 
@@ -67,7 +65,7 @@ def build() -> Path:
     # Under another name until it is whole: somebody may be loading it.
     unfinished = path.with_suffix(f".{os.getpid()}")
     done = subprocess.run(
-        [*compiler, *_FLAGS, *_torch_flags(), *map(str, sorted(SOURCES.glob("*.cpp"))),
+        [*compiler, *_FLAGS, *_torch_flags(), *map(str, _sources("cpp")),
          "-o", str(unfinished), *_link_flags()],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -79,13 +77,17 @@ def build() -> Path:
     return path
 
 
+def _sources(ending: str) -> list[Path]:
+    return sorted(ROOT.glob(f"kernels/*/cpu/*.{ending}"))
+
+
 def _torch_flags() -> list[str]:
     # Here, because who only loads the library should not wait for this import.
     from torch.utils import cpp_extension
 
     abi = int(torch.compiled_with_cxx11_abi())
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-    return [f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *includes]
+    return [f"-D_GLIBCXX_USE_CXX11_ABI={abi}", f"-I{ROOT}", *includes]
 
 
 def _link_flags() -> list[str]:

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "problem.h"
+#include "units.h"
 
 namespace freshet {
 

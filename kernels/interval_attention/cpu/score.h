@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "problem.h"
+#include "mask.h"
 
 namespace freshet {
 
@@ -60,8 +60,13 @@ struct RunningSum {
     const int64_t width = tile.hi - tile.lo;
     for (int64_t c = 0; bias != nullptr && c < width; ++c) line[c] += bias[c];
     fill_unseen(line, row, tile, -std::numeric_limits<T>::infinity());
+    Vector<T> tops = Vector<T>{} + most;
+    for (int64_t c = 0; c < width; c += kLanes<T>) {
+      const Vector<T> x = load(line + c);
+      tops = x > tops ? x : tops;
+    }
     T top = most;
-    for (int64_t c = 0; c < width; ++c) top = line[c] > top ? line[c] : top;
+    for (int lane = 0; lane < kLanes<T>; ++lane) top = std::max(top, tops[lane]);
     // Nothing seen yet, or nothing but NaN, which the sum below has to carry on.
     const T base = top == -std::numeric_limits<T>::infinity() ? T(0) : top;
     for (int64_t c = 0; c < width; c += kLanes<T>) {
@@ -70,7 +75,9 @@ struct RunningSum {
     fill_unseen(line, row, tile, T(0));
     const T factor = most == top ? T(1) : std::exp(most - top);
     sum *= factor;
-    for (int64_t c = 0; c < width; ++c) sum += line[c];
+    Vector<T> sums{};
+    for (int64_t c = 0; c < width; c += kLanes<T>) sums += load(line + c);
+    for (int lane = 0; lane < kLanes<T>; ++lane) sum += sums[lane];
     most = top;
     return factor;
   }

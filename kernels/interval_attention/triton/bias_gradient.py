@@ -6,35 +6,47 @@ import triton
 import triton.language as tl
 
 from kernels.interval_attention.triton.tiles import (
-    bias_of,
-    bucket_of,
-    load_intervals,
-    load_rows,
+    Bias,
+    Block,
+    Matrix,
+    Tiling,
+    add_bias,
+    block_of,
+    buckets_of_pairs,
+    column_runs,
+    load_numbers,
+    load_queries,
+    load_tile,
+    nth_index,
     score_gradient,
-    seen,
-    span,
-    two_runs,
+    sequence_at,
+    visible_pairs,
 )
+
+_FAR = tl.constexpr(2**30)
 
 
 @triton.jit
 def add_distances(
     partial: tl.tensor,
     ds: tl.tensor,
+    visible: tl.tensor,
     position: tl.tensor,
-    start: tl.tensor,
-    num_positions: tl.tensor,
+    column: tl.tensor,
+    NUM_POSITIONS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ) -> tl.tensor:
     """partial[position - column] += ds, rows shifted into place first; the sums of the table's ends."""
-    column = tl.arange(0, BLOCK_COLUMNS)
-    distance = position[:, None] - start - column[None, :]
-    last = num_positions - 1
-    lowest = tl.maximum(tl.min(tl.min(distance, 1), 0), 1) // BLOCK_COLUMNS
-    highest = tl.maximum(tl.minimum(tl.max(tl.max(distance, 1), 0), last - 1), -1)
+    last: tl.constexpr = NUM_POSITIONS - 1
+    start, offset = tl.min(column, 0), tl.arange(0, BLOCK_COLUMNS)
+    distance = position[:, None] - column[None, :]
+    least = tl.min(tl.min(tl.where(visible, distance, _FAR), 1), 0)
+    most = tl.max(tl.max(tl.where(visible, distance, -1), 1), 0)
+    first = tl.maximum(least, 1) // BLOCK_COLUMNS
+    end = tl.cdiv(tl.minimum(most, last - 1) + 1, BLOCK_COLUMNS)
     # Blocks begin at multiples of their size: a cell is always the same thread's.
-    for block in range(lowest, (highest + BLOCK_COLUMNS) // BLOCK_COLUMNS):
-        cell = block * BLOCK_COLUMNS + column
+    for block in range(first, end):
+        cell = block * BLOCK_COLUMNS + offset
         source = position[:, None] - start - cell[None, :]
         there = (source >= 0) & (source < BLOCK_COLUMNS)
         shifted = tl.gather(ds, tl.minimum(tl.maximum(source, 0), BLOCK_COLUMNS - 1), 1)
@@ -43,44 +55,45 @@ def add_distances(
         before = tl.load(partial + cell, mask=between, other=0.0)
         tl.store(partial + cell, before + share, mask=between)
         tl.debug_barrier()
-    near = tl.where((distance <= 0) | (last == 0), ds, 0.0)
-    far = tl.where((distance >= last) & (last > 0), ds, 0.0)
-    return tl.sum(tl.sum(near, 1), 0), tl.sum(tl.sum(far, 1), 0)
+    near = tl.sum(tl.sum(tl.where(distance <= 0, ds, 0.0), 1), 0)
+    far = tl.sum(tl.sum(tl.where(distance >= last, ds, 0.0), 1), 0)
+    return near, far
 
 
-@triton.jit(do_not_specialize=["num_heads", "num_positions"])
+@triton.jit
+def sums_by_bucket(
+    ds: tl.tensor, bucket: tl.tensor, visible: tl.tensor, BLOCK_BUCKETS: tl.constexpr
+) -> tl.tensor:
+    """The sum of ds over the pairs of each bucket, one bucket after the other."""
+    each = tl.arange(0, BLOCK_BUCKETS)
+    sums = tl.zeros([BLOCK_BUCKETS], tl.float32)
+    least = tl.min(tl.min(tl.where(visible, bucket, BLOCK_BUCKETS), 1), 0)
+    most = tl.max(tl.max(tl.where(visible, bucket, -1), 1), 0)
+    for which in range(least, most + 1):
+        share = tl.sum(tl.sum(tl.where(bucket == which, ds, 0.0), 1), 0)
+        sums += tl.where(each == which, share, 0.0)
+    return sums
+
+
+@triton.jit(do_not_specialize=["num_heads"])
 def bias_gradient_kernel(
-    q: tl.tensor,
-    k: tl.tensor,
-    v: tl.tensor,
-    out_gradient: tl.tensor,
-    log_sums: tl.tensor,
-    deltas: tl.tensor,
-    position_partials: tl.tensor,
-    time_partials: tl.tensor,
-    q_offsets: tl.tensor,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    out_gradient: Matrix,
+    log_sums: Matrix,
+    deltas: Matrix,
+    distance_sums: tl.tensor,
+    bucket_sums: tl.tensor,
+    row_tiles: Tiling,
     kv_offsets: tl.tensor,
     intervals: tl.tensor,
-    tile_sequences: tl.tensor,
-    first_tiles: tl.tensor,
-    table: tl.tensor,
-    edges: tl.tensor,
-    q_positions: tl.tensor,
-    q_times: tl.tensor,
-    kv_times: tl.tensor,
-    num_sequences: tl.tensor,
-    num_positions: tl.tensor,
+    bias: Bias,
     num_heads: tl.tensor,
     scale: tl.tensor,
     divisor: tl.tensor,
-    q_row: tl.tensor,
-    q_head: tl.tensor,
-    k_row: tl.tensor,
-    k_head: tl.tensor,
-    v_row: tl.tensor,
-    v_head: tl.tensor,
     SOFTMAX: tl.constexpr,
-    HAS_POSITIONS: tl.constexpr,
+    NUM_POSITIONS: tl.constexpr,
     NUM_BUCKETS: tl.constexpr,
     BLOCK_BUCKETS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -89,80 +102,53 @@ def bias_gradient_kernel(
     BLOCK_VALUE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ) -> None:
-    """Add a tile of rows' score gradients, summed over the heads, by distance and by bucket."""
+    """Sum a tile of rows' score gradients over the heads, then by distance and by bucket."""
     tile = tl.program_id(0).to(tl.int64)
-    sequence = tl.load(tile_sequences + tile)
-    if sequence >= num_sequences:
-        return
-    row_start = tl.load(q_offsets + sequence)
-    num_rows = (tl.load(q_offsets + sequence + 1) - row_start).to(tl.int32)
-    column_start = tl.load(kv_offsets + sequence)
-    num_columns = (tl.load(kv_offsets + sequence + 1) - column_start).to(tl.int32)
-    first_tile = tl.load(first_tiles + sequence)
-    rows = (tile - first_tile).to(tl.int32) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    position_partials += tile * num_positions
-    out_row = num_heads * VALUE_WIDTH
-
-    a0, b0, a1, b1 = load_intervals(intervals + row_start * 4, rows, num_rows)
-    lo0, hi0 = span(a0, b0)
-    lo1, hi1 = span(a1, b1)
-    first, num_first, second, num_second = two_runs(lo0, hi0, lo1, hi1, BLOCK_COLUMNS)
-    # Rows past the end repeat the last one, so that they add no distances to look at.
-    position = tl.load(q_positions + row_start + tl.minimum(rows, num_rows - 1)).to(tl.int32)
-    q_time = tl.load(q_times + row_start + rows, mask=rows < num_rows, other=0)
-    bucket_column = tl.arange(0, BLOCK_BUCKETS)
+    sequence, rows = block_of(row_tiles, BLOCK_ROWS)
+    column_start, num_columns = sequence_at(kv_offsets, sequence)
+    queries = load_queries(intervals, bias, rows, NUM_POSITIONS, NUM_BUCKETS)
+    runs = column_runs(queries, BLOCK_COLUMNS)
+    distance_sums += tile * NUM_POSITIONS
     by_bucket = tl.zeros([BLOCK_BUCKETS], tl.float32)
     near, far = tl.full([], 0.0, tl.float32), tl.full([], 0.0, tl.float32)
-    for step in range(num_first + num_second):
-        column_tile = tl.where(step < num_first, first + step, second + step - num_first)
-        start = column_tile * BLOCK_COLUMNS
-        columns = start + tl.arange(0, BLOCK_COLUMNS)
-        column = columns[None, :]
-        times_at = kv_times + column_start + columns
-        kv_time = tl.load(times_at, mask=columns < num_columns, other=0)
-        visible = seen(column, a0[:, None], b0[:, None], a1[:, None], b1[:, None])
-        bias = bias_of(
-            table, edges, position[:, None], q_time[:, None], column, kv_time[None, :],
-            num_positions, NUM_BUCKETS,
-        )  # fmt: skip
-        summed = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    for step in range(runs.num_first + runs.num_second):
+        columns = Block(column_start, num_columns, nth_index(runs, step, BLOCK_COLUMNS))
+        visible = visible_pairs(queries, columns.index, 0)
+        zero = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+        bias_tile = add_bias(zero, bias, queries, columns, 0, NUM_POSITIONS, NUM_BUCKETS)
+        summed = zero
         for each in range(num_heads):
             head = tl.full([], 0, tl.int64) + each
-            q_base = q + row_start * q_row + head * q_head
-            k_base = k + column_start * k_row + head * k_head
-            v_base = v + column_start * v_row + head * v_head
-            do_base = out_gradient + (row_start * num_heads + head) * VALUE_WIDTH
-            q_tile = load_rows(q_base, rows, num_rows, q_row, WIDTH, BLOCK_WIDTH)
-            k_tile = load_rows(k_base, columns, num_columns, k_row, WIDTH, BLOCK_WIDTH)
-            v_tile = load_rows(v_base, columns, num_columns, v_row, VALUE_WIDTH, BLOCK_VALUE)
-            do_tile = load_rows(do_base, rows, num_rows, out_row, VALUE_WIDTH, BLOCK_VALUE)
+            q_tile = load_tile(q, head, rows, WIDTH, BLOCK_WIDTH)
+            k_tile = load_tile(k, head, columns, WIDTH, BLOCK_WIDTH)
+            v_tile = load_tile(v, head, columns, VALUE_WIDTH, BLOCK_VALUE)
+            do_tile = load_tile(out_gradient, head, rows, VALUE_WIDTH, BLOCK_VALUE)
             log_sum = tl.zeros([BLOCK_ROWS], tl.float32)
             delta = tl.zeros([BLOCK_ROWS], tl.float32)
             if SOFTMAX:
-                at = (row_start + rows) * num_heads + head
-                log_sum = tl.load(log_sums + at, mask=rows < num_rows, other=0.0)
-                delta = tl.load(deltas + at, mask=rows < num_rows, other=0.0)
-            s = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale + bias
-            dp = tl.dot(do_tile, tl.trans(v_tile), input_precision="ieee")
+                log_sum = load_numbers(log_sums, head, rows)
+                delta = load_numbers(deltas, head, rows)
+            s = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale + bias_tile
+            dp = tl.dot(do_tile, tl.trans(v_tile), input_precision=PRECISION)
             summed += score_gradient(s, dp, visible, log_sum[:, None], delta[:, None], SOFTMAX)[1]
         summed = summed / divisor
-        if HAS_POSITIONS:
-            at_ends = add_distances(
-                position_partials, summed, position, start, num_positions, BLOCK_COLUMNS
-            )
-            near, far = near + at_ends[0], far + at_ends[1]
-        if NUM_BUCKETS > 1:
-            bucket = bucket_of(q_time[:, None] - kv_time[None, :], edges, NUM_BUCKETS)
-            lowest = tl.min(tl.min(tl.where(visible, bucket, NUM_BUCKETS), 1), 0)
-            highest = tl.max(tl.max(tl.where(visible, bucket, -1), 1), 0)
-            for which in range(lowest, highest + 1):
-                share = tl.sum(tl.sum(tl.where(bucket == which, summed, 0.0), 1), 0)
-                by_bucket += tl.where(bucket_column == which, share, 0.0)
-    if HAS_POSITIONS:
-        last = num_positions - 1
-        tl.store(position_partials, near)
-        tl.store(position_partials + last, far, mask=last > 0)
-    if NUM_BUCKETS > 1:
-        bucket_at = time_partials + tile * NUM_BUCKETS + bucket_column
-        tl.store(bucket_at, by_bucket, mask=bucket_column < NUM_BUCKETS)
+        if NUM_POSITIONS > 1:
+            ends = add_distances(
+                distance_sums, summed, visible, queries.position, columns.index,
+                NUM_POSITIONS, BLOCK_COLUMNS,
+            )  # fmt: skip
+            near, far = near + ends[0], far + ends[1]
+        elif NUM_POSITIONS == 1:
+            near += tl.sum(tl.sum(summed, 1), 0)
+        if NUM_BUCKETS > 0:
+            bucket = buckets_of_pairs(bias, queries, columns, 0, NUM_BUCKETS)
+            by_bucket += sums_by_bucket(summed, bucket, visible, BLOCK_BUCKETS)
+    if NUM_POSITIONS > 0:
+        tl.store(distance_sums, near)
+    if NUM_POSITIONS > 1:
+        tl.store(distance_sums + NUM_POSITIONS - 1, far)
+    if NUM_BUCKETS > 0:
+        which = tl.arange(0, BLOCK_BUCKETS)
+        tl.store(bucket_sums + tile * NUM_BUCKETS + which, by_bucket, mask=which < NUM_BUCKETS)

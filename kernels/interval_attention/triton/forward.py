@@ -6,45 +6,38 @@ import triton
 import triton.language as tl
 
 from kernels.interval_attention.triton.tiles import (
-    bias_of,
-    load_intervals,
-    load_rows,
-    seen,
-    span,
-    store_rows,
-    two_runs,
+    Bias,
+    Block,
+    Matrix,
+    Tiling,
+    add_bias,
+    block_of,
+    column_runs,
+    load_queries,
+    load_tile,
+    nth_index,
+    sequence_at,
+    store_numbers,
+    store_tile,
+    visible_pairs,
 )
 
 
 @triton.jit
 def forward_kernel(
-    q: tl.tensor,
-    k: tl.tensor,
-    v: tl.tensor,
-    out: tl.tensor,
-    log_sums: tl.tensor,
-    q_offsets: tl.tensor,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    out: Matrix,
+    log_sums: Matrix,
+    row_tiles: Tiling,
     kv_offsets: tl.tensor,
     intervals: tl.tensor,
-    tile_sequences: tl.tensor,
-    first_tiles: tl.tensor,
-    table: tl.tensor,
-    edges: tl.tensor,
-    q_positions: tl.tensor,
-    q_times: tl.tensor,
-    kv_times: tl.tensor,
-    num_sequences: tl.tensor,
-    num_positions: tl.tensor,
+    bias: Bias,
     scale: tl.tensor,
     divisor: tl.tensor,
-    q_row: tl.tensor,
-    q_head: tl.tensor,
-    k_row: tl.tensor,
-    k_head: tl.tensor,
-    v_row: tl.tensor,
-    v_head: tl.tensor,
     SOFTMAX: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    NUM_POSITIONS: tl.constexpr,
     NUM_BUCKETS: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
@@ -52,49 +45,26 @@ def forward_kernel(
     BLOCK_VALUE: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ) -> None:
     """Write `out` and, for softmax, the logarithm of each row's sum of exponentials."""
-    tile, head, num_heads = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.num_programs(1)
-    sequence = tl.load(tile_sequences + tile)
-    if sequence >= num_sequences:
-        return
-    row_start = tl.load(q_offsets + sequence)
-    num_rows = (tl.load(q_offsets + sequence + 1) - row_start).to(tl.int32)
-    column_start = tl.load(kv_offsets + sequence)
-    num_columns = (tl.load(kv_offsets + sequence + 1) - column_start).to(tl.int32)
-    rows = (tile - tl.load(first_tiles + sequence)) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-
-    k += column_start * k_row + head * k_head
-    v += column_start * v_row + head * v_head
-    q_base = q + row_start * q_row + head * q_head
-    q_tile = load_rows(q_base, rows, num_rows, q_row, WIDTH, BLOCK_WIDTH)
-    a0, b0, a1, b1 = load_intervals(intervals + row_start * 4, rows, num_rows)
-    lo0, hi0 = span(a0, b0)
-    lo1, hi1 = span(a1, b1)
-    first, num_first, second, num_second = two_runs(lo0, hi0, lo1, hi1, BLOCK_COLUMNS)
-    if HAS_BIAS:
-        position = tl.load(q_positions + row_start + rows, mask=rows < num_rows, other=0)
-        position = position.to(tl.int32)
-        q_time = tl.load(q_times + row_start + rows, mask=rows < num_rows, other=0)
+    head = tl.program_id(1).to(tl.int64)
+    sequence, rows = block_of(row_tiles, BLOCK_ROWS)
+    column_start, num_columns = sequence_at(kv_offsets, sequence)
+    queries = load_queries(intervals, bias, rows, NUM_POSITIONS, NUM_BUCKETS)
+    runs = column_runs(queries, BLOCK_COLUMNS)
+    q_tile = load_tile(q, head, rows, WIDTH, BLOCK_WIDTH)
 
     total = tl.zeros([BLOCK_ROWS, BLOCK_VALUE], tl.float32)
     peak = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_ROWS], tl.float32)
-    for step in range(num_first + num_second):
-        column_tile = tl.where(step < num_first, first + step, second + step - num_first)
-        columns = column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
-        k_tile = load_rows(k, columns, num_columns, k_row, WIDTH, BLOCK_WIDTH)
-        v_tile = load_rows(v, columns, num_columns, v_row, VALUE_WIDTH, BLOCK_VALUE)
-        s = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee") * scale
-        column = columns[None, :]
-        if HAS_BIAS:
-            at = kv_times + column_start + columns
-            kv_time = tl.load(at, mask=columns < num_columns, other=0)
-            s += bias_of(
-                table, edges, position[:, None], q_time[:, None], column, kv_time[None, :],
-                num_positions, NUM_BUCKETS,
-            )  # fmt: skip
-        visible = seen(column, a0[:, None], b0[:, None], a1[:, None], b1[:, None])
+    for step in range(runs.num_first + runs.num_second):
+        columns = Block(column_start, num_columns, nth_index(runs, step, BLOCK_COLUMNS))
+        k_tile = load_tile(k, head, columns, WIDTH, BLOCK_WIDTH)
+        v_tile = load_tile(v, head, columns, VALUE_WIDTH, BLOCK_VALUE)
+        s = tl.dot(q_tile, tl.trans(k_tile), input_precision=PRECISION) * scale
+        s = add_bias(s, bias, queries, columns, 0, NUM_POSITIONS, NUM_BUCKETS)
+        visible = visible_pairs(queries, columns.index, 0)
         if SOFTMAX:
             s = tl.where(visible, s, float("-inf"))
             new_peak = tl.maximum(peak, tl.max(s, 1))
@@ -107,13 +77,10 @@ def forward_kernel(
             peak = new_peak
         else:
             weight = tl.where(visible, s * tl.sigmoid(s), 0.0)
-        total = tl.dot(weight.to(v_tile.dtype), v_tile, total, input_precision="ieee")
+        total = tl.dot(weight.to(v_tile.dtype), v_tile, total, input_precision=PRECISION)
 
     if SOFTMAX:
-        total = total / tl.where(mass > 0, mass, 1.0)[:, None]
-        log_sum = tl.where(mass > 0, peak + tl.log(tl.where(mass > 0, mass, 1.0)), 0.0)
-        at = log_sums + (row_start + rows) * num_heads + head
-        tl.store(at, log_sum, mask=rows < num_rows)
-    out += (row_start * num_heads + head) * VALUE_WIDTH
-    out_row = num_heads.to(tl.int64) * VALUE_WIDTH
-    store_rows(out, rows, num_rows, out_row, total / divisor, VALUE_WIDTH, BLOCK_VALUE)
+        some = tl.where(mass > 0, mass, 1.0)
+        total = total / some[:, None]
+        store_numbers(log_sums, head, rows, tl.where(mass > 0, peak + tl.log(some), 0.0))
+    store_tile(out, head, rows, total / divisor, VALUE_WIDTH, BLOCK_VALUE)

@@ -1,0 +1,1 @@
+"""Events over HTTP: `POST /events`, answered only when Kafka has confirmed them."""
