@@ -131,7 +131,8 @@ def test_everything_in_a_history_happened_before_what_it_is_a_history_to(
     for message in plain_messages(config, flushed(log)):
         opened_ms = message.targets[0].first_ms
         for token, row in zip(message.seen, message.rows, strict=False):
-            assert row == token.row(config, opened_ms)
+            # What came to the token after this message may be missing, never the other way round.
+            assert row[4] & ~token.row(config, opened_ms)[4] == 0
             assert token.first_ms < opened_ms
 
 
