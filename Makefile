@@ -13,6 +13,8 @@ LOCKS := deploy/locks
 DATA ?= ml-100k
 EVENTS ?=
 SPEED ?= max
+# How many kills `make chaos-features` takes.
+KILLS ?= 100
 
 # A wheel of the model stack is larger than the default of 30 s allows on a slow line.
 export UV_HTTP_TIMEOUT ?= 600
@@ -37,7 +39,7 @@ demo: setup ## The whole loop on real events [DATA=ml-100k|synthetic|FILE] [EVEN
 	$(PYTHON) -m deploy demo --data '$(DATA)' $(if $(EVENTS),--events '$(EVENTS)') --speed '$(SPEED)'
 
 ##@ Test
-.PHONY: test test-unit test-e2e fuzz lint typecheck
+.PHONY: test test-unit test-e2e chaos-features check-features fuzz lint typecheck
 test: setup lint typecheck ## Everything: lint, types, unit, property and end-to-end tests
 	$(PYTHON) -m pytest
 
@@ -46,6 +48,12 @@ test-unit: setup ## Tests that start no JVM
 
 test-e2e: setup ## Tests with a real broker and real Flink
 	$(PYTHON) -m pytest -m e2e
+
+chaos-features: setup ## Random kills of job and broker, output against offline [KILLS=100]
+	$(PYTHON) -m tests.chaos.chaos_features --kills '$(KILLS)'
+
+check-features: setup ## The job against offline on every real log at hand, at parallelism 1, 2, 4
+	$(PYTHON) -m tests.chaos.check_features
 
 fuzz: setup ## A million broken records through the parser, 100,000 through the assembler
 	$(PYTHON) -m tests.ingest.fuzz
@@ -59,7 +67,7 @@ typecheck: setup ## Strict types of every room
 	$(PYTHON) -m mypy
 
 ##@ Develop
-.PHONY: format settings lock kernels bench-kernels bench-ingest clean clean-all
+.PHONY: format settings lock kernels bench-kernels bench-features bench-ingest clean clean-all
 format: setup ## Rewrite the sources in the house format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
@@ -72,6 +80,9 @@ kernels: .venv/.synced ## Compile the C++ of the kernels for this machine (CXX n
 
 bench-kernels: setup ## Kernels against their targets on this machine, into build/bench/kernels.json
 	$(PYTHON) -m tests.benchmarks.bench_kernels
+
+bench-features: setup ## Sequence building against its targets, into build/bench/features.json
+	$(PYTHON) -m tests.benchmarks.bench_features
 
 bench-ingest: setup ## The replay producer and the readers against their targets, into build/bench/ingest.json
 	$(PYTHON) -m tests.benchmarks.bench_ingest

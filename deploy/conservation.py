@@ -13,7 +13,8 @@ class Audit:
 
     `events_sent` counts what the sender sent; `events_in_topic` records of `events`, heartbeats too; `targets_in_topic` target rows of
     committed messages; `distinct_targets` the different events that opened them;
-    `targets_trained` what the trainer says it learned.
+    `corrections_in_topic` and `distinct_corrections` are the same of corrections and the late
+    events behind them; `targets_trained` and `corrections_trained` what the trainer says it learned.
     """
 
     counters: Counters
@@ -21,7 +22,10 @@ class Audit:
     events_in_topic: int
     targets_in_topic: int
     distinct_targets: int
+    corrections_in_topic: int
+    distinct_corrections: int
     targets_trained: int
+    corrections_trained: int
     late_in_topic: int
     dead_in_topic: int
     dead_at_door: int
@@ -31,8 +35,9 @@ class Audit:
 
         Example:
             >>> Audit(counters=Counters(events=2, targets=1, late=1), events_sent=2, events_in_topic=2,
-            ...       targets_in_topic=1, distinct_targets=1, targets_trained=0, late_in_topic=1,
-            ...       dead_in_topic=0, dead_at_door=0).problems()
+            ...       targets_in_topic=1, distinct_targets=1, corrections_in_topic=0,
+            ...       distinct_corrections=0, targets_trained=0, corrections_trained=0,
+            ...       late_in_topic=1, dead_in_topic=0, dead_at_door=0).problems()
             ['targets in the topic and trained: 1 != 0']
         """
         counted = self.counters
@@ -45,6 +50,21 @@ class Audit:
             ("targets counted and in the topic", counted.targets, self.targets_in_topic),
             ("targets in the topic and different", self.targets_in_topic, self.distinct_targets),
             ("targets in the topic and trained", self.targets_in_topic, self.targets_trained),
+            (
+                "corrections counted and in the topic",
+                counted.corrections,
+                self.corrections_in_topic,
+            ),
+            (
+                "corrections in the topic and different",
+                self.corrections_in_topic,
+                self.distinct_corrections,
+            ),
+            (
+                "corrections in the topic and trained",
+                self.corrections_in_topic,
+                self.corrections_trained,
+            ),
             ("late counted and in the topic", counted.late, self.late_in_topic),
             ("dead counted and in the topic", counted.dead + self.dead_at_door, self.dead_in_topic),
         ]

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from features.sequences import Counters, Progress, decode
+from features.sequences import Correction, Counters, Progress, decode
 from ingest.runtime.kafka import Record, TopicReader, partitions_of
 from ingest.runtime.topics import SEQUENCES
 
 _NUM_RECENT_USERS = 200
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(kw_only=True)
 class PartitionAccount:
     """One partition: its newest progress, and which events opened the targets of each message.
 
-    `num_targets[i]` counts the targets of the first i messages.
+    `num_targets[i]` counts the targets of the first i messages; a correction is one with none.
+    `correction_offsets` holds the late events behind corrections.
     """
 
     progress: Progress | None = None
@@ -29,6 +31,7 @@ class PartitionAccount:
     written_ms: list[int] = field(default_factory=list)
     num_targets: list[int] = field(default_factory=lambda: [0])
     target_offsets: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    correction_offsets: list[int] = field(default_factory=list)
 
 
 class SequenceAccount:
@@ -45,13 +48,18 @@ class SequenceAccount:
             message = decode(record.value)
             if isinstance(message, Progress):
                 account.progress = message
+                continue
+            opened = _NONE
+            if isinstance(message, Correction):
+                account.correction_offsets.append(message.offset)
             else:
-                account.message_offsets.append(record.offset)
-                account.written_ms.append(record.timestamp_ms)
-                account.num_targets.append(account.num_targets[-1] + message.num_targets)
                 # A copy: the view would keep the whole message, history and all.
-                account.target_offsets.append(message.target_offsets.copy())
+                opened = message.target_offsets.copy()
                 self.recent_users.append(message.user_id)
+            account.message_offsets.append(record.offset)
+            account.written_ms.append(record.timestamp_ms)
+            account.num_targets.append(account.num_targets[-1] + len(opened))
+            account.target_offsets.append(opened)
 
     def counters(self) -> Counters:
         """The newest counters of every partition, added up."""
@@ -95,6 +103,14 @@ class SequenceAccount:
             if a.target_offsets
         )
 
+    def num_corrections(self) -> int:
+        """Corrections in committed messages."""
+        return sum(len(account.correction_offsets) for account in self.partitions.values())
+
+    def num_distinct_corrections(self) -> int:
+        """Different late events behind them: equal when each has led to one."""
+        return sum(len(set(account.correction_offsets)) for account in self.partitions.values())
+
     def closed(self, event_ends: dict[int, int]) -> bool:
         """Whether the features job has closed over every event before `event_ends`."""
         return all(
@@ -103,8 +119,11 @@ class SequenceAccount:
         )
 
     def learned_by(self, positions: Mapping[int, int]) -> bool:
-        """Whether a trainer at `positions` has learned every target there is so far."""
-        return self.num_targets_after(positions) == 0
+        """Whether a trainer at `positions` has learned every message there is so far."""
+        return all(
+            self._num_learned(partition, positions) == len(account.message_offsets)
+            for partition, account in self.partitions.items()
+        )
 
     def opened_since(self, event_starts: dict[int, int]) -> Iterator[tuple[int, int, int]]:
         """(partition, event offset, message offset) of targets opened at or after `event_starts`."""

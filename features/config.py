@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ingest.runtime.errors import ConfigError
+
+Impressions = Literal["history", "targets", "folded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,21 @@ class FeaturesConfig:
             emission is tried whenever a user's pending events reach a multiple of it.
         max_pending: hard bound on a user's pending events; at it all of them are emitted.
         max_history: N, tokens before the targets in a message.
+        impressions: what becomes of a token that is nothing but impressions: "history" makes it a
+            target (a negative) and then history, "targets" only a target, "folded" leaves it out.
+        session_gap_ms: the first target this long after the user's last one before carries
+            SESSION_START_BIT; no shorter than the join window, else the bit would tell what follows.
+        correction_window_ms: a late event of a token already emitted becomes a correction up to
+            this long behind the clock; 0 refuses every late event.
+        attribution_ms: a purchase or return with no token of its own within the join window corrects
+            the newest token of its item up to this much older; 0 makes it a target.
+        max_amendments: of a user, corrected tokens that targets still to come may not see yet; at it
+            a late event is refused and a purchase becomes a target.
+        context_features: names in `context` whose changes become context tokens.
+        user_ttl_ms: a user silent for this long, by the clock, is forgotten.
+        max_users: of a partition; at it the longest silent are forgotten.
+        cached_users: of a partition, how many users stay in memory between micro-batches, beside
+            those with pending events. Changes nothing that comes out.
         long_watch_ms: a token watched at least this long carries LONG_WATCH_BIT.
         remembered_ids: how many of a user's newest event ids duplicates are recognised by.
         future_bound_ms: how far past its record's arrival an event time may lie.
@@ -42,6 +60,15 @@ class FeaturesConfig:
     max_targets: int = 16
     max_pending: int = 512
     max_history: int = 128
+    impressions: Impressions = "history"
+    session_gap_ms: int = 1_800_000
+    correction_window_ms: int = 259_200_000
+    attribution_ms: int = 0
+    max_amendments: int = 64
+    context_features: tuple[str, ...] = ()
+    user_ttl_ms: int = 7_776_000_000
+    max_users: int = 2_000_000
+    cached_users: int = 50_000
     long_watch_ms: int = 30_000
     remembered_ids: int = 256
     future_bound_ms: int = 300_000
@@ -56,6 +83,22 @@ class FeaturesConfig:
         self._at_least("max_targets", 1)
         self._at_least("max_pending", self.max_targets, "max_targets")
         self._at_least("max_history", 0)
+        if self.impressions not in get_args(Impressions):
+            raise ConfigError(
+                "impressions is no policy",
+                detail=f"impressions={self.impressions!r}, one of {get_args(Impressions)} is needed.",
+            )
+        self._at_least("session_gap_ms", self.join_window_ms, "join_window_ms")
+        self._at_least("correction_window_ms", 0)
+        self._at_least("attribution_ms", 0)
+        self._at_least("max_amendments", 1)
+        if len(set(self.context_features)) != len(self.context_features):
+            raise ConfigError("context_features names one twice", detail=f"{self.context_features}")
+        waits_ms = self.emit_after_ms + self.join_window_ms + self.bound_ms
+        waits = "emit_after_ms + join_window_ms + bound_ms"
+        self._at_least("user_ttl_ms", max(waits_ms, 1), waits)
+        self._at_least("max_users", 1)
+        self._at_least("cached_users", 0)
         self._at_least("long_watch_ms", 1)
         self._at_least("remembered_ids", 1)
         self._at_least("future_bound_ms", 0)

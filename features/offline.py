@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from features.assembler import Output, PartitionAssembler
+from features.assembler import PartitionAssembler
 from features.config import FeaturesConfig
+from features.outputs import Output
 from features.sequences import Progress
 
 Record = tuple[int, int, bytes]
+
+# Users no longer needed are packed after so many records, as the job does after a micro-batch.
+_SAVE_EVERY_RECORDS = 10_000
 
 
 def assemble(
     config: FeaturesConfig, partition: int, num_partitions: int, log: Iterable[Record]
 ) -> Iterator[Output | Progress]:
-    """Every targets message, late and dead record of a partition's log, in order, then its progress.
+    """Every message, late and dead record of a partition's log, in order, then its progress.
 
     Args:
         config: the semantics; the same as the job's, for the same bytes.
@@ -34,6 +38,8 @@ def assemble(
         ('sequences', '21', 1)
     """
     assembler = PartitionAssembler(config, partition, num_partitions)
-    for offset, arrival_ms, raw in log:
+    for number, (offset, arrival_ms, raw) in enumerate(log, start=1):
         yield from assembler.process(offset, arrival_ms, raw)
+        if number % _SAVE_EVERY_RECORDS == 0:
+            assembler.save()
     yield assembler.progress()

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from features.assembler import Output, PartitionAssembler
+from features.assembler import PartitionAssembler
 from features.config import FeaturesConfig
 from features.metrics import PartitionMetrics
+from features.outputs import Output
 from features.partitions import progress_key
 from features.sequences import encode_progress
+from features.stores import Stores
 from ingest.runtime.topics import SEQUENCES
 
 # No byte of a record can become one of these: bytes travel as characters up to U+00FF.
 RECORD_SEPARATOR = "\u0100"
 FIELD_SEPARATOR = "\u0101"
 
-# What a row to the sink is: topic, key, value, and the headers' texts, null where it has none.
-HEADERS = ("reason", "detail", "late_ms", "source")
+# What a row to the sink is: topic, key, value, and the headers as one text, null where it has none.
+# Every field of every row costs a conversion, so it has as few as it can.
 ROW_TYPE = Types.ROW_NAMED(
-    ["topic", "key", "value", *HEADERS],
-    [
-        Types.STRING(),
-        Types.STRING(),
-        Types.PRIMITIVE_ARRAY(Types.BYTE()),
-        *[Types.STRING() for _ in HEADERS],
-    ],
+    ["topic", "key", "value", "headers"],
+    [Types.STRING(), Types.STRING(), Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.STRING()],
 )
+# Headers' texts are ASCII without control characters.
+HEADER_SEPARATOR, NAME_SEPARATOR = "\x01", "\x02"
 
 
 class MicroBatch(NamedTuple):
@@ -53,11 +52,37 @@ def unpack_records(payload: bytes) -> Iterator[tuple[int, int, bytes]]:
         yield int(offset), int(arrival_ms), value.encode("latin-1")
 
 
+class MapStateStore:
+    """A store of `features.stores` in Flink's keyed state: that of the key being processed."""
+
+    def __init__(self, runtime_context: RuntimeContext, name: str) -> None:
+        self._state: Any = runtime_context.get_map_state(
+            MapStateDescriptor(name, Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+        )
+
+    def get(self, key: int) -> bytes | None:
+        """What was put last under `key`, None if nothing or removed."""
+        return self._state.get(str(key))
+
+    def put(self, changes: dict[int, bytes]) -> None:
+        """Put every one of `changes`."""
+        self._state.put_all({str(key): packed for key, packed in changes.items()})
+
+    def remove(self, keys: Iterable[int]) -> None:
+        """Forget `keys`; those that are not there are no error."""
+        for key in keys:
+            self._state.remove(str(key))
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """Everything."""
+        return ((int(key), packed) for key, packed in self._state.items())
+
+
 class AssembleBatches(KeyedProcessFunction):
     """Keeps one PartitionAssembler per key (the partition) and its state in Flink's.
 
-    All users of the partition are held in memory; Flink's keyed state is the durable copy and is
-    written once per micro-batch for the users that changed.
+    Users with pending events and those seen last are in memory; what changed is written to Flink's
+    keyed state once per micro-batch, and the others are read from it when an event asks for them.
     """
 
     def __init__(self, config: FeaturesConfig, num_partitions: int) -> None:
@@ -72,8 +97,8 @@ class AssembleBatches(KeyedProcessFunction):
         self._meta = runtime_context.get_state(
             ValueStateDescriptor("partition", Types.PICKLED_BYTE_ARRAY())
         )
-        self._users = runtime_context.get_map_state(
-            MapStateDescriptor("users", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+        self._stores = Stores(
+            *[MapStateStore(runtime_context, name) for name in ("users", "waiting", "touches")]
         )
         self._metric_group = runtime_context.get_metrics_group()
         self._assemblers: dict[int, tuple[PartitionAssembler, PartitionMetrics]] = {}
@@ -87,27 +112,29 @@ class AssembleBatches(KeyedProcessFunction):
         for offset, arrival_ms, raw in unpack_records(batch.payload):
             for output in assembler.process(offset, arrival_ms, raw):
                 yield _row(output)
-        changes = assembler.take_changes()
-        self._users.put_all({str(user_id): packed for user_id, packed in changes.items()})
-        self._meta.update(assembler.pack_meta())
+        self._meta.update(assembler.save())
         progress = assembler.progress()
-        metrics.show(progress, assembler.forced, assembler.num_users)
+        metrics.show(progress, assembler.tally, assembler.num_users, arrival_ms)
         key = progress_key(batch.partition, self._num_partitions)
         yield _row(Output(SEQUENCES, key, encode_progress(progress)))
 
     def _of(self, partition: int) -> tuple[PartitionAssembler, PartitionMetrics]:
         found = self._assemblers.get(partition)
         if found is None:
-            assembler = PartitionAssembler(self._config, partition, self._num_partitions)
+            assembler = PartitionAssembler(
+                self._config, partition, self._num_partitions, self._stores
+            )
             meta = self._meta.value()
             if meta is not None:
-                users = self._users.items()
-                assembler.restore(meta, ((int(user_id), packed) for user_id, packed in users))
+                assembler.restore(meta)
             found = assembler, PartitionMetrics(self._metric_group, partition)
             self._assemblers[partition] = found
         return found
 
 
 def _row(output: Output) -> Row:
-    headers = output.headers or {}
-    return Row(output.topic, output.key, output.value, *[headers.get(name) for name in HEADERS])
+    headers = output.headers
+    joined = headers and HEADER_SEPARATOR.join(
+        [f"{name}{NAME_SEPARATOR}{text}" for name, text in headers.items()]
+    )
+    return Row(output.topic, output.key, output.value, joined)

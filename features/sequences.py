@@ -4,12 +4,23 @@ A targets message is a user's history and, at its end, the tokens that have neve
 
     header 56 bytes | tokens, 32 bytes each: history ..., targets ... | source offsets, 8 bytes a target
 
+A correction is one token that was a target before, told again because an event came late: the
+history strictly before it, the token with all of its bits by now, the offset of the late event, and
+which bits that event has set:
+
+    header 56 bytes | tokens, 32 bytes each: history ..., the token | offset, 8 bytes | changed bits, 8 bytes
+
 A progress message closes a run of source offsets of one partition and carries its running counters:
 
     header 56 bytes | counters, 8 bytes each
 
 Everything is little-endian, so a batch of messages becomes columns by joining bytes; no value is
-decoded twice. The first eight bytes name the schema; another schema is refused, never guessed at.
+decoded twice. The first eight bytes name the schema. Version 2 is written, 1 and 2 are read; any
+other is refused, never guessed at.
+
+A context token is a slow feature of the user that took a new value: its bits are CONTEXT_BIT alone,
+its id is `context_id`, and it is never a target. Its id is negative and an item's never is, so both
+share one table and cannot be taken for one another.
 """
 
 from __future__ import annotations
@@ -25,8 +36,19 @@ import numpy.typing as npt
 from ingest.events import ACTION_BITS, LONG_WATCH_BIT
 from ingest.runtime.errors import FreshetError
 
+# Bits no event names: a context token's only one, that of a session's first token, and that of a
+# target which no later history holds (an impression, by policy).
+CONTEXT_BIT = 1 << 25
+SESSION_START_BIT = 1 << 26
+TARGET_ONLY_BIT = 1 << 27
+
 # What a token's `actions` bits mean: the events' vocabulary and what is derived from it.
-TOKEN_BITS: dict[str, int] = ACTION_BITS | {"long_watch": LONG_WATCH_BIT}
+TOKEN_BITS: dict[str, int] = ACTION_BITS | {
+    "long_watch": LONG_WATCH_BIT,
+    "context": CONTEXT_BIT,
+    "session_start": SESSION_START_BIT,
+    "target_only": TARGET_ONLY_BIT,
+}
 
 TOKEN = np.dtype(
     [
@@ -44,7 +66,7 @@ HEADER = np.dtype(
         ("schema", "S8"),
         ("kind", "<u2"),
         ("partition", "<u2"),
-        ("reserved", "<u4"),
+        ("lifetime_tokens", "<u4"),
         ("user_id", "<i8"),
         ("clock_ms", "<i8"),
         ("first_offset", "<i8"),
@@ -54,10 +76,18 @@ HEADER = np.dtype(
     ]
 )
 HEADER_STRUCT = struct.Struct("<8sHHIqqqqII")
+CORRECTION_STRUCT = struct.Struct("<qQ")
+_MAX_LIFETIME = 2**32 - 1
 
 # A change of layout or meaning is a new description, hence a new fingerprint.
-_DESCRIPTION = f"freshet sequence 1 {HEADER.descr} {TOKEN.descr} offsets <i8 progress <i8"
+_DESCRIPTION = (
+    f"freshet sequence 2 {HEADER.descr} {TOKEN.descr} offsets <i8 correction <qQ progress <i8 filtered "
+    f"context {CONTEXT_BIT} session_start {SESSION_START_BIT} target_only {TARGET_ONLY_BIT}"
+)
 SCHEMA = hashlib.sha256(_DESCRIPTION.encode()).hexdigest()[:8].encode()
+
+# Schemas this build reads. In version 1 `lifetime_tokens` is 0, nothing is filtered or corrected.
+VERSIONS: dict[bytes, int] = {b"c728febb": 1, SCHEMA: 2}
 
 
 class Kind(IntEnum):
@@ -65,17 +95,19 @@ class Kind(IntEnum):
 
     PROGRESS = 0
     TARGETS = 1
+    CORRECTION = 2
 
 
 class CorruptSequence(FreshetError):
-    """Bytes that are no message of this schema."""
+    """Bytes that are no message of a schema this build reads."""
 
 
 @dataclass(frozen=True)
 class Counters:
     """Where a partition's events went, since its first offset.
 
-    `events` counts every record but heartbeats; `pending` events are read but not yet emitted.
+    `events` counts every record but heartbeats; `pending` events are read but not yet emitted,
+    `filtered` ones are impressions that the policy leaves out.
     """
 
     events: int = 0
@@ -87,16 +119,18 @@ class Counters:
     dead: int = 0
     heartbeats: int = 0
     pending: int = 0
+    filtered: int = 0
 
     def imbalance(self) -> int:
         """Events unaccounted for; the conservation law says 0.
 
         Example:
-            >>> Counters(events=3, targets=1, folded=1, late=1).imbalance()
+            >>> Counters(events=4, targets=1, folded=1, late=1, filtered=1).imbalance()
             0
         """
-        accounted = self.targets + self.corrections + self.folded + self.duplicates
-        return self.events - accounted - self.late - self.dead - self.pending
+        told = self.targets + self.corrections + self.folded
+        left_out = self.duplicates + self.late + self.dead + self.filtered
+        return self.events - told - left_out - self.pending
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(
@@ -104,7 +138,8 @@ class Counters:
         )
 
 
-_COUNTERS_STRUCT = struct.Struct(f"<{len(fields(Counters))}q")
+# By version: fields are only ever appended.
+_COUNTERS_STRUCT = {1: struct.Struct("<9q"), 2: struct.Struct(f"<{len(fields(Counters))}q")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +149,7 @@ class Sequence:
     `tokens` is a TOKEN array in time order, its last `num_targets` rows the targets;
     `target_offsets` holds the `events` offset that opened each target. `clock_ms` is the
     partition's clock at emission, `first_offset` and `last_offset` span the events folded in.
+    `lifetime_tokens` counts the tokens the user ever had before these targets, kept or not.
     """
 
     partition: int
@@ -121,6 +157,7 @@ class Sequence:
     clock_ms: int
     first_offset: int
     last_offset: int
+    lifetime_tokens: int
     tokens: npt.NDArray[np.void]
     target_offsets: npt.NDArray[np.int64]
 
@@ -128,6 +165,24 @@ class Sequence:
     def num_targets(self) -> int:
         """How many of the newest tokens are targets."""
         return len(self.target_offsets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """A token that was a target before, with the bits that a late event added to it.
+
+    `tokens` is a TOKEN array in time order: the history strictly before the token, then the token;
+    (item_id, event_time_ms) name it among the user's. `offset` is the late event's, `changed` the
+    bits newly set: 0 where only watch time or price changed. The rest is as in `Sequence`.
+    """
+
+    partition: int
+    user_id: int
+    clock_ms: int
+    offset: int
+    lifetime_tokens: int
+    tokens: npt.NDArray[np.void]
+    changed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +198,21 @@ class Progress:
     counters: Counters
 
 
+def context_id(feature: str, value: str) -> int:
+    """The `item_id` of the context token that says `feature` took `value`: stable, at most -2.
+
+    62 bits of a hash, so two contexts share an id about never; -1 means no id to the id map.
+
+    Example:
+        >>> context_id("country", "DE") == context_id("country", "DE") != context_id("city", "DE")
+        True
+    """
+    # The length keeps ("a", "bc") and ("ab", "c") apart.
+    named = b"%d %s %s" % (len(feature.encode()), feature.encode(), value.encode())
+    hashed = int.from_bytes(hashlib.blake2b(named, digest_size=8).digest()) >> 2
+    return -2 - hashed
+
+
 def encode_targets(
     *,
     partition: int,
@@ -150,16 +220,38 @@ def encode_targets(
     clock_ms: int,
     first_offset: int,
     last_offset: int,
+    lifetime_tokens: int,
     tokens: bytes,
     target_offsets: list[int],
 ) -> bytes:
-    """Pack a targets message; `tokens` are TOKEN records, the targets last."""
+    """Pack a targets message; `tokens` are TOKEN records, the targets last.
+
+    `lifetime_tokens` stops at its field's largest value.
+    """
     num_targets = len(target_offsets)
     header = HEADER_STRUCT.pack(
-        SCHEMA, Kind.TARGETS, partition, 0, user_id, clock_ms, first_offset, last_offset,
-        len(tokens) // TOKEN.itemsize, num_targets,
+        SCHEMA, Kind.TARGETS, partition, min(lifetime_tokens, _MAX_LIFETIME), user_id, clock_ms,
+        first_offset, last_offset, len(tokens) // TOKEN.itemsize, num_targets,
     )  # fmt: skip
     return header + tokens + struct.pack(f"<{num_targets}q", *target_offsets)
+
+
+def encode_correction(
+    *,
+    partition: int,
+    user_id: int,
+    clock_ms: int,
+    offset: int,
+    lifetime_tokens: int,
+    tokens: bytes,
+    changed: int,
+) -> bytes:
+    """Pack a correction; `tokens` are TOKEN records, the corrected one last, with its new bits."""
+    header = HEADER_STRUCT.pack(
+        SCHEMA, Kind.CORRECTION, partition, min(lifetime_tokens, _MAX_LIFETIME), user_id, clock_ms,
+        offset, offset, len(tokens) // TOKEN.itemsize, 1,
+    )  # fmt: skip
+    return header + tokens + CORRECTION_STRUCT.pack(offset, changed)
 
 
 def encode_progress(progress: Progress) -> bytes:
@@ -168,38 +260,50 @@ def encode_progress(progress: Progress) -> bytes:
         SCHEMA, Kind.PROGRESS, progress.partition, 0, -1, progress.clock_ms, -1,
         progress.next_offset - 1, 0, 0,
     )  # fmt: skip
-    return header + _COUNTERS_STRUCT.pack(*astuple(progress.counters))
+    return header + _COUNTERS_STRUCT[VERSIONS[SCHEMA]].pack(*astuple(progress.counters))
 
 
-def decode(value: bytes) -> Sequence | Progress:
-    """Read one message.
+def decode(value: bytes) -> Sequence | Correction | Progress:
+    """Read one message of any version.
 
     Raises:
-        CorruptSequence: wrong schema, kind or length.
+        CorruptSequence: unknown schema, wrong kind or length.
 
     Example:
-        >>> decode(encode_progress(Progress(partition=1, clock_ms=5, next_offset=9, counters=Counters(events=9))))
-        Progress(partition=1, clock_ms=5, next_offset=9, counters=Counters(events=9, targets=0, corrections=0, folded=0, duplicates=0, late=0, dead=0, heartbeats=0, pending=0))
+        >>> decode(encode_progress(Progress(partition=1, clock_ms=5, next_offset=9, counters=Counters(events=9)))).next_offset
+        9
     """
     kind = message_kind(value)
-    _, _, partition, _, user_id, clock_ms, first, last, num_tokens, num_targets = (
+    schema, _, partition, lifetime_tokens, user_id, clock_ms, first, last, num_tokens, num_targets = (
         HEADER_STRUCT.unpack_from(value)
-    )
+    )  # fmt: skip
     if kind is Kind.PROGRESS:
-        counters = Counters(*_COUNTERS_STRUCT.unpack_from(value, HEADER.itemsize))
+        counters = Counters(*_COUNTERS_STRUCT[VERSIONS[schema]].unpack_from(value, HEADER.itemsize))
         return Progress(
             partition=partition, clock_ms=clock_ms, next_offset=last + 1, counters=counters
         )
     tokens = np.frombuffer(value, TOKEN, num_tokens, HEADER.itemsize)
-    offsets_at = HEADER.itemsize + num_tokens * TOKEN.itemsize
+    end = HEADER.itemsize + num_tokens * TOKEN.itemsize
+    if kind is Kind.CORRECTION:
+        offset, changed = CORRECTION_STRUCT.unpack_from(value, end)
+        return Correction(
+            partition=partition,
+            user_id=user_id,
+            clock_ms=clock_ms,
+            offset=offset,
+            lifetime_tokens=lifetime_tokens,
+            tokens=tokens,
+            changed=changed,
+        )
     return Sequence(
         partition=partition,
         user_id=user_id,
         clock_ms=clock_ms,
         first_offset=first,
         last_offset=last,
+        lifetime_tokens=lifetime_tokens,
         tokens=tokens,
-        target_offsets=np.frombuffer(value, "<i8", num_targets, offsets_at),
+        target_offsets=np.frombuffer(value, "<i8", num_targets, end),
     )
 
 
@@ -207,82 +311,31 @@ def message_kind(value: bytes) -> Kind:
     """What a message is, after checking its schema and its length against its header.
 
     Raises:
-        CorruptSequence: wrong schema, kind or length.
+        CorruptSequence: unknown schema, wrong kind or length.
     """
     if len(value) < HEADER.itemsize:
         raise CorruptSequence(
             "sequence message too short", detail=f"{len(value)} bytes, header {HEADER.itemsize}."
         )
     schema, kind, *_, num_tokens, num_targets = HEADER_STRUCT.unpack_from(value)
-    if schema != SCHEMA:
+    version = VERSIONS.get(schema)
+    if version is None:
+        known = ", ".join(f"{name!r} (version {number})" for name, number in VERSIONS.items())
         raise CorruptSequence(
             "unknown sequence schema",
-            detail=f"The message has {schema!r}, this build reads {SCHEMA!r}.",
+            detail=f"The message has {schema!r}, this build reads {known}.",
             hint="run the features job and the trainer from the same revision",
         )
-    body = {
-        Kind.PROGRESS: _COUNTERS_STRUCT.size,
-        Kind.TARGETS: num_tokens * TOKEN.itemsize + num_targets * 8,
-    }.get(kind)
-    if body is None or len(value) != HEADER.itemsize + body or num_targets > num_tokens:
+    body: int | None = None
+    if kind == Kind.TARGETS:
+        body = num_tokens * TOKEN.itemsize + num_targets * 8
+    elif kind == Kind.PROGRESS:
+        body = _COUNTERS_STRUCT[version].size
+    elif kind == Kind.CORRECTION and version > 1 and num_targets == 1:
+        body = num_tokens * TOKEN.itemsize + CORRECTION_STRUCT.size
+    if len(value) - HEADER.itemsize != body or num_targets > num_tokens:
         raise CorruptSequence(
             "sequence message torn",
             detail=f"Kind {kind}, {num_tokens} tokens, {num_targets} targets, {len(value)} bytes.",
         )
     return Kind(kind)
-
-
-def check_message(value: bytes, partition: int) -> Kind:
-    """What a message is, after all checks: those of `message_kind`, its place and its ids.
-
-    Args:
-        value: the message.
-        partition: the partition of `sequences` it lies in.
-
-    Raises:
-        CorruptSequence: wrong schema, kind or length, another partition's, or a negative id.
-    """
-    kind = message_kind(value)
-    _, _, named, _, user_id, *_, num_tokens, _ = HEADER_STRUCT.unpack_from(value)
-    if named != partition:
-        raise CorruptSequence(
-            "sequence message in another partition",
-            detail=f"It says {named} and lies in {partition}.",
-        )
-    if kind is Kind.TARGETS:
-        items = np.frombuffer(value, TOKEN, num_tokens, HEADER.itemsize)["item_id"]
-        if user_id < 0 or bool((items < 0).any()):
-            raise CorruptSequence(
-                "negative id in a sequence",
-                detail=f"User {user_id}, items {items[items < 0][:3]}.",
-            )
-    return kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceColumns:
-    """Many targets messages as columns.
-
-    Shapes: `offsets` int64[B+1] over `tokens` TOKEN[T]; `num_targets`, `user_ids` int64[B].
-    """
-
-    user_ids: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
-    num_targets: npt.NDArray[np.int64]
-    tokens: npt.NDArray[np.void]
-
-
-def decode_columns(values: list[bytes]) -> SequenceColumns:
-    """Turn checked targets messages (see `message_kind`) into columns, one copy of the bytes in all."""
-    headers = np.frombuffer(b"".join([value[: HEADER.itemsize] for value in values]), HEADER)
-    num_tokens = headers["num_tokens"].astype(np.int64)
-    ends = HEADER.itemsize + num_tokens * TOKEN.itemsize
-    bodies = [
-        value[HEADER.itemsize : end] for value, end in zip(values, ends.tolist(), strict=True)
-    ]
-    return SequenceColumns(
-        user_ids=headers["user_id"].astype(np.int64),
-        offsets=np.concatenate([[0], np.cumsum(num_tokens)]).astype(np.int64),
-        num_targets=headers["num_targets"].astype(np.int64),
-        tokens=np.frombuffer(b"".join(bodies), TOKEN),
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,18 @@ from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
 from features.config import FeaturesConfig
 from features.gateway import Gateway, end_orphan, start_gateway
 from features.job import Wiring, build
+from features.options import job_options, local_options
+from features.preconditions import (
+    note_topics,
+    require_aligned_topics,
+    require_no_sequences,
+    require_same_topics,
+    require_unread_events,
+)
 from features.settings import FeaturesSettings
-from ingest.runtime.errors import BrokerError, ConfigError, FreshetError
-from ingest.runtime.kafka import TopicReader, partitions_of
+from ingest.runtime.errors import ConfigError, FreshetError
 from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
-from ingest.runtime.topics import EVENTS, EVENTS_DEAD, EVENTS_LATE, SEQUENCES
 
 _POLL_SECONDS = 0.5
 _SAVEPOINT_TIMEOUT_SECONDS = 60
@@ -35,7 +43,6 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
         BrokerError: the broker does not answer or the topics do not fit.
         FreshetError: the job failed more often than it may be restarted, or its JVM died.
     """
-    config = settings.config()
     if not settings.connector_jar.is_file():
         raise ConfigError(
             "Flink's Kafka connector is missing",
@@ -44,87 +51,106 @@ def run_job(settings: FeaturesSettings, stop: StopSignal, log: BoundLogger) -> N
         )
     _require_free(settings.rest_port)
     _require_free(settings.metrics_port)
-    num_partitions = require_aligned_topics(settings.bootstrap)
     hint = "stop the other features job, or set another FRESHET_FEATURES_STATE_DIRECTORY"
     with lock_directory(settings.state_directory, hint=hint):
         end_orphan(settings.state_directory)
-        restore = newest_checkpoint(settings.state_directory / "checkpoints")
-        if restore is None:
-            require_no_sequences(settings.bootstrap, num_partitions)
+        prepared = _prepare(settings)
         gateway = start_gateway(settings.heap_mb, settings.state_directory)
         try:
-            _run_in(gateway, config, settings, num_partitions, restore, stop, log)
+            options = prepared.options | local_options(
+                connector_jar=settings.connector_jar,
+                scratch=_empty(settings.state_directory / "scratch"),
+                state_memory_mb=settings.state_memory_mb,
+                parallelism=settings.parallelism,
+                rest_port=settings.rest_port,
+                metrics_port=settings.metrics_port,
+            )
+            client = _execute(prepared, options, settings, log)
+            _watch(client, gateway, prepared.run, stop, log)
+            _end(client, prepared.run, log)
         finally:
             gateway.stop()
 
 
-def _run_in(
-    gateway: Gateway,
-    config: FeaturesConfig,
-    settings: FeaturesSettings,
-    num_partitions: int,
-    restore: Path | None,
-    stop: StopSignal,
-    log: BoundLogger,
-) -> None:
+def submit_job(settings: FeaturesSettings, log: BoundLogger) -> None:
+    """Hand the job to the cluster that `flink run` names, and leave it there.
+
+    What a cluster has of its own stays its own: memory, ports, metrics, the connector (`-j`).
+    `state_directory` must be one that all its machines see. The job's predecessor must be stopped:
+    where it runs no lock of ours can tell.
+
+    Raises:
+        ConfigError: the topics do not fit the state.
+        BrokerError: the broker does not answer or the topics do not fit.
+        FreshetError: Flink refused the job.
+    """
+    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    prepared = _prepare(settings)
+    client = _execute(prepared, prepared.options, settings, log)
+    log.info("submitted", job=str(client.get_job_id()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A run that may start: its semantics, its topics, Flink's options, where its state goes."""
+
+    config: FeaturesConfig
+    wiring: Wiring
+    options: dict[str, str]
+    run: Path
+
+
+def _prepare(settings: FeaturesSettings) -> _Prepared:
+    config = settings.config()
+    num_partitions = require_aligned_topics(settings.bootstrap)
+    restore = newest_checkpoint(settings.state_directory / "checkpoints")
+    if restore is None:
+        require_no_sequences(settings.bootstrap, num_partitions)
+        note_topics(settings.bootstrap, settings.state_directory)
+    else:
+        require_same_topics(settings.bootstrap, settings.state_directory)
+        group = settings.transactional_id_prefix
+        require_unread_events(settings.bootstrap, group, num_partitions)
     run = next_run(settings.state_directory / "checkpoints")
-    wiring = Wiring(
-        bootstrap=settings.bootstrap,
-        num_partitions=num_partitions,
-        connector_jar=settings.connector_jar,
-        checkpoints=run,
-        restore=restore,
-        parallelism=settings.parallelism,
-        rest_port=settings.rest_port,
-        metrics_port=settings.metrics_port,
-        transactional_id_prefix=settings.transactional_id_prefix,
+    return _Prepared(
+        config=config,
+        wiring=Wiring(
+            bootstrap=settings.bootstrap,
+            num_partitions=num_partitions,
+            transactional_id_prefix=settings.transactional_id_prefix,
+        ),
+        options=job_options(
+            config,
+            parallelism=settings.parallelism,
+            backend=settings.state_backend,
+            checkpoints=run,
+            restore=restore,
+        ),
+        run=run,
     )
-    log.info("starting", jvm=gateway.pid, run=run.name, restore=str(restore))
+
+
+def _execute(
+    prepared: _Prepared, options: dict[str, str], settings: FeaturesSettings, log: BoundLogger
+) -> Any:
+    restored = options.get("execution.state-recovery.path")
+    log.info("starting", run=prepared.run.name, restore=restored)
     try:
-        client = build(config, wiring).execute().get_job_client()
+        return build(prepared.config, prepared.wiring, options).execute_async()
     except (Py4JError, JavaException) as error:
         raise FreshetError(
             "the Flink job did not start",
             detail=_cause(error),
             hint=f"read the log in {settings.state_directory / 'log'}",
         ) from error
-    _watch(client, gateway, run, stop, log)
-    _end(client, run, log)
 
 
-def require_aligned_topics(bootstrap: str) -> int:
-    """The partition count `events` and `sequences` share.
-
-    Raises:
-        BrokerError: the broker does not answer, a topic is missing, or the counts differ.
-    """
-    found = {name: len(partitions_of(bootstrap, name)) for name in (EVENTS, SEQUENCES)}
-    for name in (EVENTS_LATE, EVENTS_DEAD):
-        partitions_of(bootstrap, name)
-    if found[EVENTS] != found[SEQUENCES]:
-        raise BrokerError(
-            "partition counts differ",
-            detail=f"{EVENTS} has {found[EVENTS]}, {SEQUENCES} has {found[SEQUENCES]}.",
-            hint="a user's events and sequences lie in the partition of one number: "
-            "create both topics anew with one count",
-        )
-    return found[EVENTS]
-
-
-def require_no_sequences(bootstrap: str, num_partitions: int) -> None:
-    """Raise ConfigError when something is committed to `sequences`: beginning anew would double it."""
-    reader = TopicReader(bootstrap, SEQUENCES, dict.fromkeys(range(num_partitions), 0))
-    try:
-        while not reader.drained():
-            if reader.poll(0.5):
-                raise ConfigError(
-                    "no checkpoint, but sequences already has messages",
-                    detail="The job would read events from the start and write all of them again.",
-                    hint="set FRESHET_FEATURES_STATE_DIRECTORY to the old state, "
-                    "or recreate the topics",
-                )
-    finally:
-        reader.close()
+def _empty(directory: Path) -> Path:
+    """Make a directory, or make it anew: a killed predecessor leaves its files."""
+    if directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    return directory
 
 
 def _require_free(port: int) -> None:

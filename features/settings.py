@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from features.config import FeaturesConfig
+from features.config import FeaturesConfig, Impressions
 from ingest.runtime.settings import KafkaSettings
 
 _DEFAULTS = FeaturesConfig()
@@ -37,6 +38,13 @@ class FeaturesSettings(KafkaSettings):
     metrics_port: int = Field(
         default=9250, ge=1, le=65535, description="Flink's Prometheus reporter, at /metrics."
     )
+    state_backend: Literal["hashmap", "rocksdb"] = Field(
+        default="hashmap",
+        description="Where Flink keeps state: on the heap, or in RocksDB for more than fits there.",
+    )
+    state_memory_mb: int = Field(
+        default=256, ge=32, description="Memory of RocksDB, over all tasks, in MiB."
+    )
     heap_mb: int = Field(default=1500, ge=256, description="Maximum heap of Flink's JVM, in MiB.")
     bound_ms: int = Field(
         default=_DEFAULTS.bound_ms, description="How far events may come out of order."
@@ -54,6 +62,40 @@ class FeaturesSettings(KafkaSettings):
         default=_DEFAULTS.max_pending, description="Pending events of a user, at most."
     )
     max_history: int = Field(default=_DEFAULTS.max_history, description="N, tokens of history.")
+    impressions: Impressions = Field(
+        default=_DEFAULTS.impressions,
+        description="A token of impressions alone is target and history, a target, or left out.",
+    )
+    session_gap_ms: int = Field(
+        default=_DEFAULTS.session_gap_ms, description="A silence this long begins a new session."
+    )
+    correction_window_ms: int = Field(
+        default=_DEFAULTS.correction_window_ms,
+        description="A late event corrects its token up to this long behind the clock; 0: never.",
+    )
+    attribution_ms: int = Field(
+        default=_DEFAULTS.attribution_ms,
+        description="A purchase or return corrects a token up to this much older; 0: it is a target.",
+    )
+    max_amendments: int = Field(
+        default=_DEFAULTS.max_amendments,
+        description="Corrections of a user that later targets may not see yet, at most.",
+    )
+    context_features: tuple[str, ...] = Field(
+        default=_DEFAULTS.context_features,
+        description="Names in an event's context whose changes become tokens, as a JSON list.",
+    )
+    user_ttl_ms: int = Field(
+        default=_DEFAULTS.user_ttl_ms, description="A user silent for this long is forgotten."
+    )
+    max_users: int = Field(
+        default=_DEFAULTS.max_users,
+        description="Users of a partition, at most; the longest silent are forgotten.",
+    )
+    cached_users: int = Field(
+        default=_DEFAULTS.cached_users,
+        description="Users of a partition kept in memory beside those with pending events.",
+    )
     long_watch_ms: int = Field(
         default=_DEFAULTS.long_watch_ms, description="A watch from here on is a long one."
     )

@@ -14,6 +14,8 @@ from ingest.events import ACTION_BITS, LONG_WATCH_BIT, Event
 # price (-1 where the event has none), watch time, action bits. The first two order it.
 EVENT_STRUCT = struct.Struct("<qqqqII")
 
+RETURN_BIT = ACTION_BITS["return"]
+
 # Later than any event.
 NEVER_MS = 2**63 - 1
 
@@ -25,6 +27,7 @@ class Token(msgspec.Struct, gc=False):
 
     `first_ms` and `first_offset` are the event that opened it, `last_ms` the newest folded in;
     `min_offset` and `max_offset` span the source offsets of its `num_events` events.
+    `price_minor` is -1 before any price; `returned_minor` is what was given back of no known price.
     """
 
     first_ms: int
@@ -37,10 +40,11 @@ class Token(msgspec.Struct, gc=False):
     min_offset: int
     max_offset: int
     num_events: int
+    returned_minor: int = 0
 
-    def pack(self, long_watch_ms: int) -> bytes:
-        """The token as a record of `features.sequences.TOKEN`, with its derived bits."""
-        actions = self.actions
+    def pack(self, long_watch_ms: int, marks: int = 0) -> bytes:
+        """The token as a record of `features.sequences.TOKEN`, with its derived bits and `marks`."""
+        actions = self.actions | marks
         if self.watch_ms >= long_watch_ms:
             actions |= LONG_WATCH_BIT
         return TOKEN_STRUCT.pack(
@@ -65,6 +69,12 @@ def pack_event(event: Event, offset: int) -> bytes:
     )
 
 
+def event_token(event: Event, offset: int) -> Token:
+    """The token that an event is by itself."""
+    (token,), _ = join_events(EVENT_STRUCT.iter_unpack(pack_event(event, offset)), 0)
+    return token
+
+
 def sort_events(pending: bytes) -> tuple[list[PendingEvent], bytes]:
     """Pending records in the order of the join, by event time, then source offset; and repacked so."""
     events = list(EVENT_STRUCT.iter_unpack(pending))
@@ -74,13 +84,22 @@ def sort_events(pending: bytes) -> tuple[list[PendingEvent], bytes]:
     return ordered, b"".join([EVENT_STRUCT.pack(*event) for event in ordered])
 
 
+def joins_pending(pending: bytes, event: Event, join_window_ms: int) -> bool:
+    """Whether an event belongs to a token that one of the pending events opened before it."""
+    item_id, time_ms = event.item_id, event.event_time_ms
+    earlier = [e for e in EVENT_STRUCT.iter_unpack(pending) if e[2] == item_id and e[0] <= time_ms]
+    tokens, _ = join_events(sorted(earlier), join_window_ms)
+    return bool(tokens) and time_ms <= tokens[-1].first_ms + join_window_ms
+
+
 def join_events(
     events: Iterable[PendingEvent], join_window_ms: int, opened_before_ms: int = NEVER_MS
 ) -> tuple[list[Token], int]:
     """Fold one user's sorted events into tokens, sorted by (first event time, first offset).
 
     An item's first event opens a token; its events up to `join_window_ms` later fold in: action
-    bits are ORed, the longest watch and the newest price stay. A later one opens the next token.
+    bits are ORed, the longest watch and the newest price stay, a return subtracts its price. A later
+    one opens the next token.
 
     Returns:
         The tokens opened before `opened_before_ms`, and when the first one after them opened
@@ -105,10 +124,11 @@ def join_events(
                 if next_ms == NEVER_MS:
                     next_ms = time_ms
                 continue
-            token = Token(
-                time_ms, offset, item_id, price, watch_ms, bits, time_ms, offset, offset, 1
+            token = newest[item_id] = Token(
+                time_ms, offset, item_id, -1, watch_ms, bits, time_ms, offset, offset, 1
             )
-            newest[item_id] = token
+            if price >= 0:
+                _join_price(token, price, bits)
             tokens.append(token)
             continue
         token.actions |= bits
@@ -116,9 +136,18 @@ def join_events(
         token.num_events += 1
         token.watch_ms = max(token.watch_ms, watch_ms)
         if price >= 0:
-            token.price_minor = price
+            _join_price(token, price, bits)
         if offset > token.max_offset:
             token.max_offset = offset
         elif offset < token.min_offset:
             token.min_offset = offset
     return tokens, next_ms
+
+
+def _join_price(token: Token, price: int, bits: int) -> None:
+    if bits != RETURN_BIT:
+        token.price_minor, token.returned_minor = price, 0
+    elif token.price_minor >= 0:
+        token.price_minor = max(token.price_minor - price, 0)
+    else:
+        token.returned_minor += price

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import struct
 
+import lz4.block
 import msgspec
 
-from features.tokens import EVENT_STRUCT, NEVER_MS
+from features.tokens import NEVER_MS
 from ingest.runtime.errors import FreshetError
 
 # Earlier than any event: nothing was emitted.
 BEFORE_ALL_MS = -1
 
-_LAYOUT = 1
-_HEADER = struct.Struct("<BqqqII")
+_LAYOUT = 2
+_USER = struct.Struct("<BqqqqIIII")
+_WAITING = struct.Struct("<BqqI")
 
 _STRING_BIT = 1 << 63
 _MASK = 2**64 - 1
@@ -23,20 +25,23 @@ _SPREAD = 0x9E3779B97F4A7C15
 
 
 class User(msgspec.Struct, gc=False):
-    """One user's part of a partition's state.
+    """What stays of a user once his events are emitted.
 
-    `frontier_ms` is the newest event time emitted, `oldest_ms` the oldest pending one, `wake_ms`
-    the value the horizon must pass for emission to be tried. `history` holds emitted TOKEN
-    records, `event_keys` the newest event ids (8 bytes each, oldest first), `pending` EVENT_STRUCT
-    records.
+    `frontier_ms` is the newest event time emitted, `active_ms` the newest in a target, `touch` the
+    chunk of `features.eviction` he was last seen in, `lifetime_tokens` how many tokens ever entered
+    his history. `history` holds TOKEN records, `event_keys` the newest event ids (8 bytes each,
+    oldest first), `amendments` and `context` the records of `features.amendments` and
+    `features.context`.
     """
 
     frontier_ms: int = BEFORE_ALL_MS
-    oldest_ms: int = NEVER_MS
-    wake_ms: int = NEVER_MS
+    active_ms: int = BEFORE_ALL_MS
+    touch: int = -1
+    lifetime_tokens: int = 0
     history: bytes = b""
     event_keys: bytes = b""
-    pending: bytes = b""
+    amendments: bytes = b""
+    context: bytes = b""
 
     def remembers(self, event_key: bytes) -> bool:
         """Whether the event is among the user's newest."""
@@ -47,39 +52,88 @@ class User(msgspec.Struct, gc=False):
         return at >= 0
 
     def pack(self) -> bytes:
-        """The user as bytes; `unpack_user` is its inverse."""
-        header = _HEADER.pack(
-            _LAYOUT, self.frontier_ms, self.oldest_ms, self.wake_ms,
-            len(self.history), len(self.event_keys),
+        """The user as bytes, compressed; `unpack_user` is its inverse."""
+        header = _USER.pack(
+            _LAYOUT, self.frontier_ms, self.active_ms, self.touch, self.lifetime_tokens,
+            len(self.history), len(self.event_keys), len(self.amendments), len(self.context),
         )  # fmt: skip
-        return header + self.history + self.event_keys + self.pending
+        body = self.history + self.event_keys + self.amendments + self.context
+        return header + bytes(lz4.block.compress(body, store_size=False))
+
+
+class Waiting(msgspec.Struct, gc=False):
+    """A user's events that are not emitted yet.
+
+    `oldest_ms` is the oldest of them, `wake_ms` the value the horizon must pass for emission to be
+    tried. `pending` holds EVENT_STRUCT records, `observed` those of `features.context`.
+    """
+
+    oldest_ms: int = NEVER_MS
+    wake_ms: int = NEVER_MS
+    pending: bytes = b""
+    observed: bytes = b""
+
+    def pack(self) -> bytes:
+        """The events as bytes; `unpack_waiting` is its inverse."""
+        header = _WAITING.pack(_LAYOUT, self.oldest_ms, self.wake_ms, len(self.pending))
+        return header + self.pending + self.observed
 
 
 def unpack_user(packed: bytes) -> User:
     """Read a user packed by `User.pack`.
 
     Raises:
-        FreshetError: another layout, or bytes that are not whole records.
+        FreshetError: another layout, or bytes that are not whole.
     """
-    if len(packed) < _HEADER.size or packed[0] != _LAYOUT:
+    _require_layout(packed, _USER.size)
+    _, frontier_ms, active_ms, touch, lifetime_tokens, *sizes = _USER.unpack_from(packed)
+    try:
+        body = lz4.block.decompress(packed[_USER.size :], uncompressed_size=sum(sizes))
+    except (lz4.block.LZ4BlockError, MemoryError) as error:
+        raise FreshetError("user state torn", detail=f"{len(packed)} bytes: {error}") from None
+    if len(body) != sum(sizes):
+        raise FreshetError("user state torn", detail=f"{len(body)} bytes, {sum(sizes)} packed.")
+    keys_at = sizes[0]
+    amendments_at = keys_at + sizes[1]
+    context_at = amendments_at + sizes[2]
+    return User(
+        frontier_ms=frontier_ms,
+        active_ms=active_ms,
+        touch=touch,
+        lifetime_tokens=lifetime_tokens,
+        history=body[:keys_at],
+        event_keys=body[keys_at:amendments_at],
+        amendments=body[amendments_at:context_at],
+        context=body[context_at:],
+    )
+
+
+def unpack_waiting(packed: bytes) -> Waiting:
+    """Read what `Waiting.pack` packed.
+
+    Raises:
+        FreshetError: another layout, or bytes that are not whole.
+    """
+    _require_layout(packed, _WAITING.size)
+    _, oldest_ms, wake_ms, pending_bytes = _WAITING.unpack_from(packed)
+    observed_at = _WAITING.size + pending_bytes
+    if observed_at > len(packed):
+        raise FreshetError("user state torn", detail=f"{len(packed)} bytes.")
+    return Waiting(
+        oldest_ms=oldest_ms,
+        wake_ms=wake_ms,
+        pending=packed[_WAITING.size : observed_at],
+        observed=packed[observed_at:],
+    )
+
+
+def _require_layout(packed: bytes, header_bytes: int) -> None:
+    if len(packed) < header_bytes or packed[0] != _LAYOUT:
         raise FreshetError(
             "user state of another layout",
             detail=f"{len(packed)} bytes start with {packed[:1]!r}, this build reads {_LAYOUT}.",
             hint="restore with the revision that wrote it, or replay the log from its start",
         )
-    _, frontier_ms, oldest_ms, wake_ms, history_bytes, keys_bytes = _HEADER.unpack_from(packed)
-    keys_at = _HEADER.size + history_bytes
-    pending_at = keys_at + keys_bytes
-    if (len(packed) - pending_at) % EVENT_STRUCT.size or pending_at > len(packed):
-        raise FreshetError("user state torn", detail=f"{len(packed)} bytes.")
-    return User(
-        frontier_ms=frontier_ms,
-        oldest_ms=oldest_ms,
-        wake_ms=wake_ms,
-        history=packed[_HEADER.size : keys_at],
-        event_keys=packed[keys_at:pending_at],
-        pending=packed[pending_at:],
-    )
 
 
 def event_key(event_id: int | str) -> bytes:

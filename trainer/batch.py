@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.sequences import SequenceColumns
+from features.sequence_reader import ALL_BITS, SequenceColumns
 from ingest.runtime.errors import FreshetError
 from kernels.jagged import offsets_of, positions_of, sequence_of
 
@@ -19,7 +19,11 @@ from kernels.jagged import offsets_of, positions_of, sequence_of
 class TokenBatch:
     """B users' tokens, T in all, laid end to end in time order; a user's targets are his last rows.
 
-    Shapes: `user_ids`, `num_targets` int64[B]; `offsets` int64[B+1]; all else int64[T].
+    `changed` says which bits of a target are news: all of them, but in a correction only those that
+    a late event has set.
+
+    Shapes: `user_ids`, `num_targets` int64[B]; `offsets` int64[B+1]; `changed` int64[M] of the M
+    targets; all else int64[T].
     Units: `times_ms` UTC, `watch_ms` milliseconds, `price_minor` minor units of the currency.
 
     Example:
@@ -36,6 +40,7 @@ class TokenBatch:
     actions: Tensor
     watch_ms: Tensor
     price_minor: Tensor
+    changed: Tensor
 
     @classmethod
     def from_columns(
@@ -64,6 +69,7 @@ class TokenBatch:
             actions=_int64(tokens["actions"]),
             watch_ms=_int64(tokens["watch_ms"]),
             price_minor=_int64(tokens["price_minor"]),
+            changed=_int64(columns.changed),
         )
 
     @classmethod
@@ -83,6 +89,7 @@ class TokenBatch:
             actions=zeros,
             watch_ms=zeros,
             price_minor=zeros,
+            changed=torch.full((sum(num_targets),), ALL_BITS),
         )
 
     def __len__(self) -> int:
@@ -109,6 +116,11 @@ class TokenBatch:
     def target_index(self) -> Tensor:
         """The targets' rows, int64[M]."""
         return self.is_target.nonzero()[:, 0]
+
+    @cached_property
+    def is_correction(self) -> Tensor:
+        """Which targets were one before, bool[M]."""
+        return self.changed != ALL_BITS
 
     @cached_property
     def target_user(self) -> Tensor:

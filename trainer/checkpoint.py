@@ -42,6 +42,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any]
     schema: str
     code_revision: str
+    num_corrections: int = 0
 
 
 class _Sealed(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.sequences import TOKEN, SequenceColumns
+from features.sequence_reader import SequenceColumns, check_tokens
+from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
 from ingest.runtime.service import run
 from trainer.batch import TokenBatch
@@ -35,7 +36,7 @@ UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 class HistoryToken(msgspec.Struct, frozen=True, kw_only=True):
     """One token of a history, as features.sequences.TOKEN has it."""
 
-    item_id: Int64
+    item_id: Annotated[int, msgspec.Meta(ge=-(2**63) + 1, le=2**63 - 1)]
     event_time_ms: Int64
     actions: UInt32
     watch_ms: UInt32 = 0
@@ -96,12 +97,7 @@ class Evaluator:
         targets["item_id"], targets["event_time_ms"] = candidates, time_ms
         tokens = np.concatenate([history, targets])
         batch = TokenBatch.from_columns(
-            SequenceColumns(
-                user_ids=np.array([user_id]),
-                offsets=np.array([0, len(tokens)]),
-                num_targets=np.array([len(targets)]),
-                tokens=tokens,
-            ),
+            SequenceColumns.of_user(user_id, tokens, num_targets=len(targets)),
             max_history=self.config.max_history,
         )
         rows = torch.from_numpy(self._idmap.rows_of(batch.item_ids.numpy()))
@@ -134,6 +130,7 @@ def main() -> None:
     history = np.zeros(len(request.history), TOKEN)
     for name in TOKEN.names or ():
         history[name] = [getattr(token, name) for token in request.history]
+    check_tokens(request.user_id, history, num_targets=0)
     found = evaluator.probabilities(
         user_id=request.user_id,
         history=history,

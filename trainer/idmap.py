@@ -1,4 +1,4 @@
-"""The id map: raw item id to row of a bounded table.
+"""The id map: raw id of an item or a context token to row of a bounded table.
 
 Row 0 is shared by every id that found no row free. Rows are given out in the order of admission,
 and a step's new ids are admitted in ascending order, so the map is a function of the sequence of
@@ -40,6 +40,11 @@ class IdMap:
     def num_ids(self) -> int:
         """How many ids have a row; rows 1..num_ids are in use."""
         return len(self._sorted_ids)
+
+    @property
+    def context_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of context tokens' ids, the negative ones: no items, so never drawn or recommended."""
+        return self._sorted_rows[: np.searchsorted(self._sorted_ids, 0)]
 
     def admit(self, ids: npt.NDArray[np.int64]) -> int:
         """Give rows to those of `ids` (ascending, distinct) that have none, while rows are free.

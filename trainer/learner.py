@@ -19,7 +19,7 @@ from trainer.batch import TokenBatch
 from trainer.config import TrainerConfig
 from trainer.idmap import FALLBACK_ROW, IdMap
 from trainer.model.losses import labels as task_labels
-from trainer.model.losses import ranking_loss, sampled_softmax_loss
+from trainer.model.losses import news, ranking_loss, sampled_softmax_loss
 from trainer.model.recommender import ModelOutput, Recommender
 from trainer.ranks import Ranks
 from trainer.table import ItemTable, TableState
@@ -31,14 +31,15 @@ Ints = npt.NDArray[np.int64]
 class Scored:
     """A batch's forward, made with weights that have not seen it.
 
-    Shapes: `rows` int64[M], `labels` float32[M,tasks], of this rank's M targets; `found` is the
-    lookup of distinct rows then negatives, `leaf` the same values where the model's graph ends.
+    Shapes: `rows` int64[M], `labels`, `news` float32[M,tasks], of this rank's M targets; `found` is
+    the lookup of distinct rows then negatives, `leaf` the same values where the model's graph ends.
     """
 
     batch: TokenBatch
     output: ModelOutput | None
     rows: Ints
     labels: Tensor
+    news: Tensor
     found: Tensor
     leaf: Tensor
     inverse: Tensor
@@ -84,15 +85,18 @@ class Learner:
         negatives = draw_rows(
             self.idmap.num_ids, self._config.num_negatives, seed=self._config.seed, step=step
         )
+        negatives = negatives[~np.isin(negatives, self.idmap.context_rows)]
         found = self.table.lookup(self._tensor(np.concatenate([rows, negatives])))
         leaf = found.detach().requires_grad_()
         token_rows = rows[inverse]
         targets = batch.target_index
+        actions, masks = batch.actions[targets], self._config.model.task_masks
         scored = Scored(
             batch=_on_device(batch, self._ranks.device),
             output=None,
             rows=token_rows[targets.numpy()],
-            labels=task_labels(batch.actions[targets], self._config.model.task_masks),
+            labels=task_labels(actions, masks).to(self._ranks.device),
+            news=news(actions, batch.changed, masks).to(self._ranks.device),
             found=found,
             leaf=leaf,
             inverse=self._tensor(inverse),
@@ -102,7 +106,7 @@ class Learner:
         if not len(targets):
             return scored
         output = self._forward(scored.batch, leaf.index_select(0, scored.inverse))
-        return replace(scored, output=output, labels=scored.labels.to(self._ranks.device))
+        return replace(scored, output=output)
 
     def _forward(self, batch: TokenBatch, item_embeddings: Tensor) -> ModelOutput:
         """The model's answer; the first time also what it costs in memory."""
@@ -117,18 +121,23 @@ class Learner:
 
     def learn(self, scored: Scored) -> bool:
         """Move the weights by the scored batch; False where something was not finite: no move."""
-        positive = (scored.batch.actions & self._config.positive_bits) != 0
-        positive = positive & scored.batch.is_target
-        of_tasks = scored.labels.sum(0).tolist()
-        num_targets, num_positives, *of_tasks = self._ranks.sum(
-            [len(scored.rows), int(positive.sum()), *of_tasks]
+        batch, bits = scored.batch, (self._config.positive_bits,)
+        actions = batch.actions[batch.target_index]
+        positive = (task_labels(actions, bits) * news(actions, batch.changed, bits))[:, 0] > 0
+        of_tasks = (scored.labels * scored.news).sum(0).tolist()
+        num_news, num_targets, num_positives, *of_tasks = self._ranks.sum(
+            [
+                float(scored.news.sum()),
+                int((~batch.is_correction).sum()),
+                int(positive.sum()),
+                *of_tasks,
+            ]
         )
-        if not num_targets:
+        if not num_news:
             return True
         self._adam.zero_grad()
         if scored.output is not None:
-            loss = ranking_loss(scored.output.task_logits, scored.labels)
-            loss = loss / (num_targets * len(self._config.model.tasks))
+            loss = ranking_loss(scored.output.task_logits, scored.labels, scored.news) / num_news
             if num_positives and self._config.retrieval_weight:
                 retrieval = self._retrieval_loss(scored, scored.output, positive)
                 loss = loss + retrieval * (self._config.retrieval_weight / num_positives)
@@ -140,18 +149,22 @@ class Learner:
         return learned
 
     def _retrieval_loss(self, scored: Scored, output: ModelOutput, positive: Tensor) -> Tensor:
-        mine = positive[scored.batch.target_index]
         num_distinct = len(scored.found) - len(scored.negative_rows)
         items = self.model.item_vectors(
             torch.cat(
-                [scored.leaf.index_select(0, scored.inverse[positive]), scored.leaf[num_distinct:]]
+                [
+                    scored.leaf.index_select(
+                        0, scored.inverse[scored.batch.target_index[positive]]
+                    ),
+                    scored.leaf[num_distinct:],
+                ]
             )
         )
-        num_positives = int(mine.sum())
-        rows = self._tensor(scored.rows)[mine]
+        num_positives = int(positive.sum())
+        rows = self._tensor(scored.rows)[positive]
         # Negatives are drawn uniformly: log q is the same for all and cancels.
         return sampled_softmax_loss(
-            output.query[mine],
+            output.query[positive],
             items[:num_positives],
             items[num_positives:],
             positive_log_q=items.new_zeros(num_positives),

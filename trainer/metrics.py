@@ -53,6 +53,9 @@ buffered_tokens = Gauge("freshet_trainer_buffered_tokens", "Tokens read and not 
 
 step = Gauge("freshet_trainer_step", "Optimizer steps since the run's first.")
 trained_targets = Gauge("freshet_trainer_trained_targets", "Targets since the run's first.")
+trained_corrections = Gauge(
+    "freshet_trainer_trained_corrections", "Corrections since the run's first target."
+)
 position_offset = Gauge("freshet_trainer_position_offset", "Next message to train.", ["partition"])
 clock_seconds = Gauge(
     "freshet_trainer_clock_timestamp_seconds",

@@ -15,6 +15,7 @@ from trainer.quality import Sums, TaskRecord
 class StepLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line: `num_targets` this step learned, `total_targets` up to and with it.
 
+    Corrections are counted beside them: they are learned and never scored into `tasks`.
     A `skipped` step had a loss or gradient that was not finite: it learned none. `tasks` are the
     figures of what was scored, a skipped step's too where its logits were finite: to leave out what
     the model failed on would flatter it.
@@ -26,6 +27,8 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True):
     clock_ms: int
     skipped: bool
     tasks: dict[str, dict[str, float | None]]
+    num_corrections: int = 0
+    total_corrections: int = 0
 
 
 def task_figures(sums: Sums, record: TaskRecord) -> dict[str, float | None]:

@@ -158,3 +158,14 @@ class ItemRates:
         np.add.at(self.positives, rows, labels.astype(np.int64))
         self._num_shown += len(rows)
         self._num_positives = self._num_positives + labels.sum(0).astype(np.int64)
+
+    def correct(self, rows: Ints, labels: Floats) -> None:
+        """Make positives of targets counted before: rows int64[M], labels [M,tasks], 1 where news.
+
+        An item never has more positives than targets, though a run may begin between the two.
+        """
+        items = np.unique(rows)
+        before = self.positives[items].sum(0)
+        np.add.at(self.positives, rows, labels.astype(np.int64))
+        self.positives[items] = np.minimum(self.positives[items], self.shown[items, None])
+        self._num_positives = self._num_positives + self.positives[items].sum(0) - before

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.sequences import SCHEMA, decode_columns
+from features.sequence_reader import decode_columns
+from features.sequences import SCHEMA
 from ingest.runtime.errors import ConfigError
 from trainer import metrics
 from trainer.batch import TokenBatch
@@ -18,7 +19,7 @@ from trainer.config import TrainerConfig
 from trainer.export import Export, Position, TaskQuality
 from trainer.learner import Learner, Scored
 from trainer.ne_log import StepLine, task_figures
-from trainer.quality import ItemRates, Sums, TaskRecord, Window, step_sums
+from trainer.quality import Floats, Ints, ItemRates, Sums, TaskRecord, Window, step_sums
 from trainer.ranks import Ranks
 from trainer.stream import MessageBatch, owned_partitions
 from trainer.table import TableState
@@ -41,6 +42,7 @@ class Session:
         self.learner = Learner(config, ranks)
         self.step = 0
         self.num_targets = 0
+        self.num_corrections = 0
         self.clock_ms = -1
         self.positions = {
             partition: Position(offset=starts[partition])
@@ -73,6 +75,7 @@ class Session:
                 hint="restore the topic, or give another checkpoint directory",
             )
         self.step, self.num_targets = state.step, state.num_targets
+        self.num_corrections = state.num_corrections
         self.clock_ms = state.clock_ms
         # A partition that is new since begins at its first offset.
         self.positions = {p: state.positions.get(p, at) for p, at in self.positions.items()}
@@ -94,19 +97,23 @@ class Session:
         started_seconds = time.perf_counter()
         tokens = self._tokens(batch)
         scored = self.learner.score(tokens, step=self.step)
-        num_targets, figures = self._observe(scored, batch)
+        num_targets, num_corrections, figures = self._observe(scored, batch)
         learned = self.learner.learn(scored)
-        trained = num_targets if learned else 0
+        if not learned:
+            num_targets = num_corrections = 0
         self.step += 1
-        self.num_targets += trained
+        self.num_targets += num_targets
+        self.num_corrections += num_corrections
         if batch is not None:
             self.positions = batch.positions
         self._count(scored, batch, learned=learned)
         metrics.step_seconds.observe(time.perf_counter() - started_seconds)
         return StepLine(
             step=self.step,
-            num_targets=trained,
+            num_targets=num_targets,
             total_targets=self.num_targets,
+            num_corrections=num_corrections,
+            total_corrections=self.num_corrections,
             clock_ms=self.clock_ms,
             skipped=not learned,
             tasks=figures,
@@ -121,25 +128,39 @@ class Session:
 
     def _observe(
         self, scored: Scored, batch: MessageBatch | None
-    ) -> tuple[int, dict[str, dict[str, float | None]]]:
+    ) -> tuple[int, int, dict[str, dict[str, float | None]]]:
         clock_ms = self.clock_ms if batch is None else batch.clock_ms
         mine = np.column_stack(
             [
                 scored.rows,
                 np.full(len(scored.rows), clock_ms),
+                scored.batch.is_correction.cpu().numpy(),
                 scored.logits.cpu().numpy().astype(np.float64),
                 scored.labels.cpu().numpy(),
+                scored.news.cpu().numpy(),
             ]
         )
         rows = self._ranks.gather_rows(mine)
         if not len(rows):
-            return 0, {}
+            return 0, 0, {}
         self.clock_ms = max(self.clock_ms, int(rows[:, 1].max()))
-        num_tasks = len(self.records)
-        logits, labels = rows[:, 2 : 2 + num_tasks], rows[:, 2 + num_tasks :]
+        corrected = rows[:, 2] > 0
+        num_corrections = int(corrected.sum())
+        num_targets = len(rows) - num_corrections
+        logits, labels, news = np.split(rows[:, 3:], 3, axis=1)
         if not self._ranks.is_first or not bool(np.isfinite(logits).all()):
-            return len(rows), {}
+            return num_targets, num_corrections, {}
         items = rows[:, 0].astype(np.int64)
+        figures = self._score(items[~corrected], logits[~corrected], labels[~corrected])
+        # After the targets: a batch may hold a token's target and its correction.
+        self._rates.correct(items[corrected], (labels * news)[corrected])
+        return num_targets, num_corrections, figures
+
+    def _score(
+        self, items: Ints, logits: Floats, labels: Floats
+    ) -> dict[str, dict[str, float | None]]:
+        if not len(items):
+            return {}
         sums = step_sums(logits, labels, self._rates.score(items))
         self._rates.update(items, labels)
         figures = {}
@@ -147,7 +168,7 @@ class Session:
             record.add(of_step)
             figures[task] = task_figures(of_step, record)
             _count_quality(task, of_step, record)
-        return len(rows), figures
+        return figures
 
     def _count(self, scored: Scored, batch: MessageBatch | None, *, learned: bool) -> None:
         metrics.steps.inc()
@@ -159,6 +180,7 @@ class Session:
         metrics.idmap_rows.set(self.learner.idmap.num_rows)
         metrics.step.set(self.step)
         metrics.trained_targets.set(self.num_targets)
+        metrics.trained_corrections.set(self.num_corrections)
         for partition, at in self.positions.items():
             metrics.position_offset.labels(partition=partition).set(at.offset)
             metrics.clock_seconds.labels(partition=partition).set(at.clock_ms / 1000)
@@ -172,6 +194,7 @@ class Session:
         state = State(
             step=self.step,
             num_targets=self.num_targets,
+            num_corrections=self.num_corrections,
             clock_ms=self.clock_ms,
             positions=positions,
             quality=copy.deepcopy(self.records),

@@ -9,11 +9,14 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from features.sequences import TOKEN_BITS
+from features.sequences import CONTEXT_BIT, TOKEN_BITS
 from ingest.runtime.errors import ConfigError
 from ingest.runtime.settings import KafkaSettings
 from trainer.config import RunConfig, TrainerConfig
 from trainer.recipes import find_recipe
+
+# A context token is never a target, so its bit is no label.
+_TARGET_BITS = {name: bit for name, bit in TOKEN_BITS.items() if bit != CONTEXT_BIT}
 
 
 class TrainerSettings(KafkaSettings):
@@ -122,12 +125,12 @@ def parse_tasks(text: str) -> tuple[tuple[str, int], ...]:
         name, _, actions = part.partition("=")
         mask = 0
         for action in (actions or name).split("+"):
-            if action.strip() not in TOKEN_BITS:
+            if action.strip() not in _TARGET_BITS:
                 raise ConfigError(
                     "no such action",
-                    detail=f"{action.strip()!r} in task {part!r}; there are {sorted(TOKEN_BITS)}.",
+                    detail=f"{action.strip()!r} in task {part!r}; there are {sorted(_TARGET_BITS)}.",
                 )
-            mask |= TOKEN_BITS[action.strip()]
+            mask |= _TARGET_BITS[action.strip()]
         tasks.append((name.strip(), mask))
     return tuple(tasks)
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from features.sequences import HEADER_STRUCT, Kind, check_message
+from features.sequence_reader import check_message
+from features.sequences import HEADER_STRUCT, Kind
 from ingest.runtime.kafka import Record
 from trainer.export import Position
 

@@ -28,6 +28,7 @@ def conservation_summary(audit: Audit) -> dict[str, Any]:
         "duplicates": counters.duplicates,
         "late": counters.late,
         "dead": counters.dead + audit.dead_at_door,
+        "filtered": counters.filtered,
         "heartbeats": counters.heartbeats,
         "conservation_ok": not audit.problems(),
         "conservation_problems": audit.problems(),
@@ -53,13 +54,22 @@ def save_page(summary: Mapping[str, Any], path: Path) -> None:
 
 
 def _conservation(summary: Mapping[str, Any]) -> Table:
-    table = Table(title="Conservation: every event is somewhere, once", title_justify="left")
+    title = "Conservation: every event is somewhere, once"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("events in", justify="right")
-    for name in ("targets", "corrections", "folded", "duplicates", "late", "dead", "holds"):
-        table.add_column(name, justify="right")
-    names = ("events_in", "targets", "corrections", "tokens_folded", "duplicates", "late", "dead")
-    holds = "[green]yes[/]" if summary["conservation_ok"] else "[red]NO[/]"
-    table.add_row(*(f"{summary[name]:,}" for name in names), holds)
+    table.add_column(f"{summary['events_in']:,}", justify="right")
+    for name in (
+        "targets",
+        "corrections",
+        "tokens_folded",
+        "duplicates",
+        "late",
+        "dead",
+        "filtered",
+    ):
+        table.add_row(name.removeprefix("tokens_"), f"{summary[name]:,}")
+    table.add_section()
+    table.add_row("holds", "[green]yes[/]" if summary["conservation_ok"] else "[red]NO[/]")
     problems = [*summary["conservation_problems"], *summary.get("planted_differs", [])]
     if problems:
         table.caption = "\n".join(problems)

@@ -9,8 +9,14 @@ from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+)
 from kafka.errors import KafkaError as KafkaError
-from kafka.errors import OffsetOutOfRangeError, TopicAlreadyExistsError
 from kafka.errors import RetriableError as RetriableError
 
 from ingest.runtime.errors import BrokerError
@@ -18,6 +24,12 @@ from ingest.runtime.topics import TOPICS
 
 _CONNECT_TIMEOUT_MS = 10_000
 _STALL_SECONDS = 30
+# So answers a broker that is asked for groups for the first time, or has just restarted.
+_NOT_YET_COORDINATED = (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
 
 
 class Record(NamedTuple):
@@ -276,6 +288,35 @@ def topic_partitions(bootstrap: str) -> dict[str, int]:
         names = [topic.name for topic in TOPICS if topic.name in present]
         found = admin.describe_topics(names) if names else []
         return {str(topic["name"]): len(topic["partitions"]) for topic in found}
+
+
+def topic_ids(bootstrap: str, names: Iterable[str]) -> dict[str, str]:
+    """Topic -> the id it got when it was created; another topic of the same name has another.
+
+    Raises:
+        BrokerError: no broker answers.
+    """
+    with _administering(bootstrap) as admin:
+        return {str(t["name"]): str(t["topic_id"]) for t in admin.describe_topics(list(names))}
+
+
+def group_offsets(bootstrap: str, group: str, topic: str) -> dict[int, int]:
+    """Partition -> offset a consumer group committed as the next to read; none where it never did.
+
+    Raises:
+        BrokerError: no broker answers, or none coordinates the group.
+    """
+    deadline = time.monotonic() + _STALL_SECONDS
+    while True:
+        with _administering(bootstrap) as admin:
+            try:
+                found = admin.list_group_offsets(group)[group]
+                break
+            except _NOT_YET_COORDINATED:
+                if time.monotonic() > deadline:
+                    raise
+        time.sleep(0.2)
+    return {tp.partition: at.offset for tp, at in found.items() if tp.topic == topic}
 
 
 def create_topics(bootstrap: str, num_partitions: int, names: Iterable[str] | None = None) -> None:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from features.sequences import TOKEN
+from features.sequence_reader import check_tokens
+from features.sequences import TOKEN, CorruptSequence
 from ingest.runtime.errors import FreshetError
 from publisher.serving.config import ServingConfig
 from publisher.serving.errors import RequestError, unknown_user
@@ -114,6 +115,10 @@ def _history(
 def _given(user_id: int, history: list[Token], version: ServedVersion) -> _History:
     rows = [(t.item_id, t.event_time_ms, t.price_minor, t.watch_ms, t.actions) for t in history]
     tokens = np.array(rows, TOKEN)
+    try:
+        check_tokens(user_id, tokens, num_targets=0)
+    except CorruptSequence as error:
+        raise RequestError(422, "history refused", detail=str(error)) from error
     if bool((np.diff(tokens["event_time_ms"]) < 0).any()):
         raise RequestError(
             422,

@@ -104,7 +104,7 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
         return UserAnswer(
             user_id=user_id,
             partition=state.partition,
-            offset=state.offset,
+            offset=state.newest_offset,
             num_tokens=len(state.tokens),
             tokens=answers.tokens_of(state.tokens[-limit:]),
         )

@@ -37,6 +37,11 @@ EVICTED_USERS = Counter(
 CORRUPT_MESSAGES = Counter(
     "freshet_serving_corrupt_messages_total", "Records of `sequences` that could not be read."
 )
+CORRECTIONS = Counter(
+    "freshet_serving_corrections_total",
+    "Corrections read: applied to a kept token, or of a token or user not kept.",
+    ["result"],
+)
 CLOCK = Gauge(
     "freshet_serving_users_event_timestamp_seconds",
     "Event-time clock up to which histories are current, Unix seconds.",

@@ -18,9 +18,12 @@ class _Body(BaseModel):
 
 
 class Token(_Body):
-    """One thing a user did; `actions` are the bits of `ingest.events`, times UTC."""
+    """One thing a user did; `actions` are the bits of `features.sequences`, times UTC.
 
-    item_id: Id
+    Where the bit `context` is set it is no item but a feature of the user; its id is negative.
+    """
+
+    item_id: Annotated[int, Field(strict=True, ge=-_INT64_MAX, le=_INT64_MAX)]
     event_time_ms: TimeMs
     actions: Annotated[int, Field(strict=True, ge=0, le=_UINT32_MAX)] = 0
     watch_ms: Annotated[int, Field(strict=True, ge=0, le=_UINT32_MAX)] = 0

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from features.sequences import TOKEN, SequenceColumns
+from features.sequence_reader import SequenceColumns
+from features.sequences import TOKEN
 from publisher.check import ITEM_WEIGHT, ROW_IDS
 from publisher.serving import metrics
 from publisher.serving.config import ServingConfig
@@ -55,6 +56,7 @@ class ServedVersion:
         self._idmap = IdMap.from_row_ids(row_ids)
         # Rows in use are the first; free ones need no vectors.
         self.row_ids = row_ids[: self._idmap.num_ids + 1]
+        self._no_items = np.append(self._idmap.context_rows, FALLBACK_ROW)
         with torch.inference_mode():
             self._vectors = model.item_vectors(item_weight[: len(self.row_ids)])
         self._encoded: OrderedDict[tuple[int, int, int], HistoryCache] = OrderedDict()
@@ -63,7 +65,7 @@ class ServedVersion:
     @property
     def num_items(self) -> int:
         """Items that have a row of their own."""
-        return self._idmap.num_ids
+        return self._idmap.num_ids - len(self._idmap.context_rows)
 
     def num_unknown(self, item_ids: npt.NDArray[np.int64]) -> int:
         """How many of them have no row of their own."""
@@ -78,19 +80,13 @@ class ServedVersion:
     @torch.inference_mode()
     def encode(self, tokens: npt.NDArray[np.void]) -> HistoryCache:
         """Encode one user's history, TOKEN[T] in time order; the newest `max_history` count."""
-        none = np.zeros(1, np.int64)
-        columns = SequenceColumns(
-            user_ids=none,
-            offsets=np.array([0, len(tokens)]),
-            num_targets=none,
-            tokens=tokens,
-        )
+        columns = SequenceColumns.of_user(0, tokens, num_targets=0)
         batch = TokenBatch.from_columns(columns, max_history=self.model.config.max_history)
         return self.model.encode(batch, self.embed(batch.item_ids.numpy()))
 
     def encode_user(self, user_id: int, state: UserState) -> HistoryCache:
-        """Encode a kept history, or take what was encoded before from the same message."""
-        key = (user_id, state.partition, state.offset)
+        """Encode a kept history, or take what was encoded before of the same tokens."""
+        key = (user_id, state.partition, state.newest_offset)
         with self._lock:
             found = self._encoded.get(key)
             if found is not None:
@@ -124,7 +120,7 @@ class ServedVersion:
     ) -> Retrieved:
         """The `count` items nearest to the user by exact dot product, without the `excluded` ids."""
         similarities = self._vectors @ history.query[0]
-        rows = np.union1d(self._idmap.rows_of(excluded), FALLBACK_ROW)
+        rows = np.union1d(self._idmap.rows_of(excluded), self._no_items)
         similarities[torch.from_numpy(rows)] = -torch.inf
         best = similarities.topk(min(count, len(self.row_ids) - len(rows)))
         return Retrieved(self.row_ids[best.indices.numpy()], best.values)

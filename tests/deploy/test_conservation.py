@@ -8,16 +8,36 @@ import pytest
 
 from deploy.conservation import Audit
 from deploy.sequence_log import SequenceAccount
-from features.sequences import TOKEN_STRUCT, Counters, Progress, encode_progress, encode_targets
+from features.sequences import (
+    TOKEN_STRUCT,
+    Counters,
+    Progress,
+    encode_correction,
+    encode_progress,
+    encode_targets,
+)
 from ingest.runtime.kafka import Record
 
 GOOD = Audit(
-    counters=Counters(events=10, targets=4, folded=2, duplicates=1, late=1, dead=2, heartbeats=3),
-    events_sent=10,
-    events_in_topic=13,
+    counters=Counters(
+        events=13,
+        targets=4,
+        corrections=2,
+        folded=2,
+        duplicates=1,
+        late=1,
+        dead=2,
+        heartbeats=3,
+        filtered=1,
+    ),
+    events_sent=13,
+    events_in_topic=16,
     targets_in_topic=4,
     distinct_targets=4,
+    corrections_in_topic=2,
+    distinct_corrections=2,
     targets_trained=4,
+    corrections_trained=2,
     late_in_topic=1,
     dead_in_topic=2,
     dead_at_door=0,
@@ -36,8 +56,21 @@ def targets(*opened: int, history: int = 0, user_id: int = 7) -> bytes:
         clock_ms=5,
         first_offset=min(opened),
         last_offset=max(opened),
+        lifetime_tokens=0,
         tokens=tokens,
         target_offsets=list(opened),
+    )
+
+
+def correction(offset: int) -> bytes:
+    return encode_correction(
+        partition=0,
+        user_id=7,
+        clock_ms=5,
+        offset=offset,
+        lifetime_tokens=0,
+        tokens=TOKEN_STRUCT.pack(1, 2, 0, 0, 1),
+        changed=1,
     )
 
 
@@ -73,6 +106,17 @@ def test_the_account_counts_targets_and_tells_repeated_ones() -> None:
     assert list(account.opened_since({0: 4})) == [(0, 4, 0), (0, 9, 1), (0, 4, 2)]
     assert account.newest_learned_ms({0: 2}) == 1_001
     assert account.newest_learned_ms({0: 0}) is None
+
+
+def test_the_account_counts_corrections_and_tells_repeated_ones() -> None:
+    account = SequenceAccount([0])
+    account.add([record(0, targets(3)), record(1, correction(9)), record(2, correction(9))])
+    assert (account.num_targets(), account.num_corrections()) == (1, 2)
+    assert account.num_distinct_corrections() == 1
+    assert account.num_targets_after({0: 1}) == 0
+    assert not account.learned_by({0: 2}), "a correction is to be learned too"
+    assert account.learned_by({0: 3})
+    assert list(account.opened_since({0: 0})) == [(0, 3, 0)]
 
 
 def test_a_run_is_closed_when_the_job_has_passed_every_event_and_learned_when_training_has() -> (

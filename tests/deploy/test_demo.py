@@ -87,7 +87,10 @@ def test_the_page_says_what_does_not_hold() -> None:
         events_in_topic=3,
         targets_in_topic=1,
         distinct_targets=1,
+        corrections_in_topic=0,
+        distinct_corrections=0,
         targets_trained=1,
+        corrections_trained=0,
         late_in_topic=0,
         dead_in_topic=0,
         dead_at_door=0,
@@ -113,8 +116,10 @@ def test_the_page_says_what_does_not_hold() -> None:
             "after": answer,
         },
     }
-    console = Console(width=100, record=True, file=None, quiet=False)
+    console = Console(width=60, record=True, file=None, quiet=False)
     with console.capture() as captured:
         render(summary, console)
     assert "NO" in captured.get()
+    assert "corrections" in captured.get()
+    assert "filtered" in captured.get()
     assert "events unaccounted for: 2 != 0" in captured.get()

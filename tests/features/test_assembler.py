@@ -6,22 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.assembler import Output, PartitionAssembler
+from features.assembler import PartitionAssembler
 from features.config import FeaturesConfig
 from features.offline import Record, assemble
-from features.sequences import Sequence, decode
+from features.outputs import Output
+from features.sequences import SESSION_START_BIT, Correction, Sequence, decode
+from features.stores import MemoryStore, Stores
 from ingest.events import MAX_EVENT_BYTES
 from ingest.runtime.errors import FreshetError
 from tests.features.logs import CONFIG, CONFIGS, beat, event, logs, run
-from tests.features.reference import plain_messages
+from tests.features.reference import PlainToken, plain_messages
 
 END = beat(2_000)
 
 
-def sequences(outputs: list[Output]) -> list[Sequence]:
+def messages(outputs: list[Output]) -> list[Sequence | Correction]:
     found = [decode(output.value) for output in outputs if output.topic == "sequences"]
-    assert all(isinstance(message, Sequence) for message in found)
-    return found  # type: ignore[return-value]
+    return [message for message in found if isinstance(message, Sequence | Correction)]
+
+
+def sequences(outputs: list[Output]) -> list[Sequence]:
+    return [message for message in messages(outputs) if isinstance(message, Sequence)]
+
+
+def copied(store: MemoryStore) -> MemoryStore:
+    copy = MemoryStore()
+    copy.put(dict(store.items()))
+    return copy
 
 
 def flushed(log: list[Record]) -> list[Record]:
@@ -34,20 +45,20 @@ def flushed(log: list[Record]) -> list[Record]:
 @given(logs(), CONFIGS)
 def test_agrees_with_a_plain_reimplementation(log: list[Record], config: FeaturesConfig) -> None:
     outputs, _ = run(flushed(log), config)
-    expected = plain_messages(config, flushed(log))
     found = [
-        (m.user_id, m.clock_ms, m.tokens.tolist(), m.num_targets, m.target_offsets.tolist())
-        for m in sequences(outputs)
-    ]
-    plain = [
         (
             m.user_id,
             m.clock_ms,
-            [token.row(config) for token in m.history + m.targets],
-            len(m.targets),
-            [token.events[0][1] for token in m.targets],
+            m.lifetime_tokens,
+            m.tokens.tolist(),
+            m.target_offsets.tolist() if isinstance(m, Sequence) else [m.offset],
+            m.changed if isinstance(m, Correction) else None,
         )
-        for m in expected
+        for m in messages(outputs)
+    ]
+    plain = [
+        (m.user_id, m.clock_ms, m.lifetime_tokens, m.rows, m.offsets, m.changed)
+        for m in plain_messages(config, flushed(log))
     ]
     # Users due in the same advance come by due time, in the reference by user.
     assert sorted(found, key=lambda m: m[:2]) == sorted(plain, key=lambda m: m[:2])
@@ -59,7 +70,9 @@ def test_no_history_token_peeks_at_or_past_a_target(
 ) -> None:
     for message in plain_messages(config, flushed(log)):
         first_ms = min(token.first_ms for token in message.targets)
-        assert all(token.last_ms < first_ms for token in message.history)
+        assert all(token.first_ms < first_ms for token in message.seen)
+        tokens = [token for token in message.seen if isinstance(token, PlainToken)]
+        assert all(token.last_ms < first_ms for token in tokens)
 
 
 @given(logs(), CONFIGS)
@@ -67,20 +80,18 @@ def test_every_event_is_counted_once_after_every_record(
     log: list[Record], config: FeaturesConfig
 ) -> None:
     assembler = PartitionAssembler(config, 0, 1)
-    num_targets = num_late = num_dead = 0
+    num_targets = num_corrections = num_late = num_dead = 0
     for number, record in enumerate(log, start=1):
         outputs = assembler.process(*record)
         num_targets += sum(message.num_targets for message in sequences(outputs))
+        num_corrections += sum(isinstance(m, Correction) for m in messages(outputs))
         num_late += sum(output.topic == "events.late" for output in outputs)
         num_dead += sum(output.topic == "events.dead" for output in outputs)
         counters = assembler.progress().counters
         assert counters.imbalance() == 0
         assert counters.events + counters.heartbeats == number
-        assert (counters.targets, counters.late, counters.dead) == (
-            num_targets,
-            num_late,
-            num_dead,
-        )
+        assert (counters.late, counters.dead) == (num_late, num_dead)
+        assert (counters.targets, counters.corrections) == (num_targets, num_corrections)
 
 
 @given(logs(), CONFIGS)
@@ -88,11 +99,11 @@ def test_every_event_opens_or_joins_exactly_one_target(
     log: list[Record], config: FeaturesConfig
 ) -> None:
     outputs, assembler = run(flushed(log), config)
-    messages = sequences(outputs)
-    opened = [offset for message in messages for offset in message.target_offsets.tolist()]
+    found = sequences(outputs)
+    opened = [offset for message in found for offset in message.target_offsets.tolist()]
     assert len(opened) == len(set(opened)) == assembler.progress().counters.targets
     assert assembler.progress().counters.pending == 0
-    for message in messages:
+    for message in found:
         assert message.first_offset == min(message.first_offset, *message.target_offsets.tolist())
         assert message.last_offset >= max(message.target_offsets.tolist())
 
@@ -102,36 +113,21 @@ def test_saving_and_restoring_anywhere_changes_nothing(
     log: list[Record], config: FeaturesConfig, data: st.DataObject
 ) -> None:
     expected, whole = run(log, config)
-    assembler = PartitionAssembler(config, 0, 1)
-    stored: dict[int, bytes] = {}
+    stores = Stores()
+    assembler = PartitionAssembler(config, 0, 1, stores)
     outputs: list[Output] = []
     for record in log:
         outputs += assembler.process(*record)
-        if data.draw(st.booleans()):
-            stored.update(assembler.take_changes())
-            meta = assembler.pack_meta()
-            assembler = PartitionAssembler(config, 0, 1)
-            assembler.restore(meta, stored.items())
+        step = data.draw(st.sampled_from(["go on", "save", "restore"]))
+        if step != "go on":
+            meta = assembler.save()
+        if step == "restore":
+            stores = Stores(*[copied(s) for s in (stores.users, stores.waiting, stores.touches)])
+            assembler = PartitionAssembler(config, 0, 1, stores)
+            assembler.restore(meta)
     assert outputs == expected
-    assert assembler.progress() == whole.progress()
-    assert assembler.forced == whole.forced
-
-
-@given(logs(), CONFIGS, st.data())
-def test_only_changed_users_are_saved_again(
-    log: list[Record], config: FeaturesConfig, data: st.DataObject
-) -> None:
-    cut = data.draw(st.integers(0, len(log)))
-    _, assembler = run(log[:cut], config)
-    before = assembler.take_changes()
-    for record in log[cut:]:
-        assembler.process(*record)
-    after = before | assembler.take_changes()
-    fresh = PartitionAssembler(config, 0, 1)
-    fresh.restore(assembler.pack_meta(), after.items())
-    _, whole = run(log, config)
-    assert {**after} == {**before, **whole.take_changes()}
-    assert fresh.progress() == whole.progress()
+    assert assembler.tally == whole.tally
+    assert assembler.num_users == whole.num_users
 
 
 @given(logs(), CONFIGS, st.data())
@@ -173,7 +169,7 @@ def test_click_and_purchase_in_the_window_are_one_token() -> None:
     ]
     outputs, assembler = run(log)
     (message,) = sequences(outputs)
-    assert message.tokens.tolist() == [(1, 1_000, 499, 0, 2 | 32)]
+    assert message.tokens.tolist() == [(1, 1_000, 499, 0, 2 | 32 | SESSION_START_BIT)]
     assert (assembler.progress().counters.targets, assembler.progress().counters.folded) == (1, 1)
 
 
@@ -267,7 +263,7 @@ def test_the_pending_bound_forces_everything_out() -> None:
     log = [(at, 1_000, event(1_000 + at, id=at, item=at)) for at in range(7)]
     outputs, assembler = run(log)
     assert sum(message.num_targets for message in sequences(outputs)) == 7
-    assert (assembler.forced, assembler.progress().counters.pending) == (1, 0)
+    assert (assembler.tally.forced_emissions, assembler.progress().counters.pending) == (1, 0)
     (late,) = assembler.process(8, 1_010, event(1_006, id=99))
     assert late.headers is not None
     assert late.headers["reason"] == "behind_frontier"
@@ -325,4 +321,10 @@ def test_an_offset_read_twice_is_an_error() -> None:
 def test_state_of_another_partition_count_is_refused() -> None:
     _, assembler = run([])
     with pytest.raises(FreshetError, match="does not fit"):
-        PartitionAssembler(CONFIG, 0, 2).restore(assembler.pack_meta(), [])
+        PartitionAssembler(CONFIG, 0, 2).restore(assembler.save())
+
+
+@pytest.mark.parametrize("meta", [b"", b"\x01" + bytes(88), b"\x02"])
+def test_state_of_another_layout_is_refused(meta: bytes) -> None:
+    with pytest.raises(FreshetError, match="another layout"):
+        PartitionAssembler(CONFIG, 0, 1).restore(meta)

@@ -15,7 +15,7 @@ from features.checkpoints import delete_runs_before, newest_checkpoint, next_run
 from features.config import FeaturesConfig
 from features.gateway import end_orphan
 from features.operator import FIELD_SEPARATOR, RECORD_SEPARATOR, unpack_records
-from features.service import _watch, require_no_sequences
+from features.service import _watch
 from features.settings import FeaturesSettings
 from ingest.runtime.errors import ConfigError, FreshetError
 
@@ -78,35 +78,6 @@ def test_older_runs_go_once_the_new_one_can_be_restored(tmp_path: Path) -> None:
     delete_runs_before(second)
     assert not first.exists()
     assert second.exists()
-
-
-class Reader:
-    """Reads `polls` in turn; stands in for a TopicReader of `sequences`."""
-
-    def __init__(self, *polls: list[str]) -> None:
-        self._polls = list(polls)
-
-    def __call__(self, *_: object) -> Reader:
-        return self
-
-    def drained(self) -> bool:
-        return not self._polls
-
-    def poll(self, timeout_seconds: float) -> list[str]:
-        return self._polls.pop(0)
-
-    def close(self) -> None:
-        self._polls.clear()
-
-
-def test_a_job_without_checkpoint_begins_only_before_empty_sequences(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("features.service.TopicReader", Reader([], []))
-    require_no_sequences("", 1)
-    monkeypatch.setattr("features.service.TopicReader", Reader([], ["message"]))
-    with pytest.raises(ConfigError, match=r"already has messages.*STATE_DIRECTORY"):
-        require_no_sequences("", 1)
 
 
 def test_an_empty_note_of_the_jvm_means_that_there_is_none(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from features.emission import cuts, split
 from features.tokens import EVENT_STRUCT, NEVER_MS, PendingEvent, join_events, sort_events
-from features.users import User, event_key, unpack_user
+from features.users import User, Waiting, event_key, unpack_user, unpack_waiting
 
 EVENTS = st.lists(
     st.tuples(
@@ -88,14 +88,22 @@ def test_a_key_is_not_found_astride_two_others() -> None:
     assert not User(event_keys=one + other).remembers((one + other)[3:11])
 
 
-@given(st.binary(max_size=64), st.integers(0, 9), st.integers(0, 9))
-def test_a_packed_user_comes_back(history: bytes, num_keys: int, num_pending: int) -> None:
+@given(st.binary(max_size=64), st.binary(max_size=64), st.integers(0, 9))
+def test_a_packed_user_comes_back(history: bytes, context: bytes, num_keys: int) -> None:
     user = User(
         frontier_ms=5,
-        oldest_ms=6,
-        wake_ms=7,
+        active_ms=-1,
+        touch=9,
+        lifetime_tokens=2**40,
         history=history,
         event_keys=b"k" * 8 * num_keys,
-        pending=b"p" * EVENT_STRUCT.size * num_pending,
+        amendments=b"a" * num_keys,
+        context=context,
     )
     assert unpack_user(user.pack()) == user
+
+
+@given(st.integers(0, 9), st.binary(max_size=64))
+def test_packed_waiting_events_come_back(num_pending: int, observed: bytes) -> None:
+    waiting = Waiting(6, 7, b"p" * EVENT_STRUCT.size * num_pending, observed)
+    assert unpack_waiting(waiting.pack()) == waiting

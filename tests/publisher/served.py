@@ -28,11 +28,11 @@ class Unheard:
         pass
 
 
-def publish(root: Path, step: int) -> None:
+def publish(root: Path, step: int, **changes: object) -> None:
     """Export and publish a tiny version below `root`/exports and `root`/store."""
     config = PublisherConfig(exports=root / "exports", store=root / "store")
     publisher = Publisher(config, Unheard())
-    tiny_export(config.exports, step)
+    tiny_export(config.exports, step, **changes)
     assert publisher.advance() is not None
     publisher.close()
 

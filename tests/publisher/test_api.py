@@ -13,6 +13,7 @@ import pytest
 import torch
 from prometheus_client import REGISTRY
 
+from features.sequences import CONTEXT_BIT, context_id
 from ingest.runtime.errors import FreshetError
 from publisher.snapshots import version_of
 from tests.publisher.served import Server, publish, server
@@ -122,6 +123,12 @@ def test_an_empty_history_gets_recommendations(ready: Server) -> None:
     assert len(answer["items"]) == 3
 
 
+def test_a_feature_of_the_user_may_stand_in_a_given_history(ready: Server) -> None:
+    context = {"item_id": context_id("country", "DE"), "event_time_ms": 4, "actions": CONTEXT_BIT}
+    body = {"user_id": 404, "candidates": [ITEM_IDS[0]], "history": [context, GIVEN]}
+    assert post(ready, "/rank", body)["num_history_tokens"] == 2
+
+
 def test_items_without_a_row_are_counted(ready: Server) -> None:
     name = "freshet_serving_fallback_rows_total"
     before = REGISTRY.get_sample_value(name) or 0.0
@@ -145,6 +152,11 @@ BAD: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("history backwards", "/rank",
      {"user_id": 1, "candidates": [1], "history": [GIVEN, GIVEN | {"event_time_ms": 4}]},
      422, "back in time"),
+    ("negative item", "/rank",
+     {"user_id": 1, "candidates": [1], "history": [GIVEN | {"item_id": -5}]}, 422, "negative id"),
+    ("context of an item", "/rank",
+     {"user_id": 1, "candidates": [1], "history": [GIVEN | {"actions": CONTEXT_BIT}]},
+     422, "context token out of place"),
     ("unknown task", "/recommend", {"user_id": USER, "task": "buy"}, 422, "click, like"),
     ("k too large", "/recommend", {"user_id": USER, "k": 21}, 422, "21 asked, 20 allowed"),
     ("k of 0", "/recommend", {"user_id": USER, "k": 0}, 422, "k"),

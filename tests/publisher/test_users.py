@@ -7,15 +7,15 @@ import random
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from features.sequences import Counters, Progress, encode_progress
+from features.sequences import TARGET_ONLY_BIT, Counters, Progress, encode_progress
 from ingest.runtime.kafka import Record
 from publisher.serving.users import UserStates
-from tests.publisher.tiny import targets_record, tiny_tokens
+from tests.publisher.tiny import correction_record, targets_record, tiny_tokens
 
 
 def value_of(name: str, labels: dict[str, str] | None = None) -> float:
@@ -38,6 +38,65 @@ def test_a_message_replaces_its_user_whole_targets_included() -> None:
     assert np.array_equal(state.tokens, newer[-8:])
     assert (state.partition, state.offset) == (0, 5)
     assert users.get(2) is None
+
+
+@settings(max_examples=60)
+@given(data=st.data(), max_history=st.integers(1, 12))
+def test_after_any_messages_the_history_is_that_of_the_next_message(
+    data: st.DataObject, max_history: int
+) -> None:
+    told = tiny_tokens(0, 40)  # the features job's own history, every token in it a target once
+    seen = told.copy()  # the same as targets may see it, who opened before some late events
+    waiting: list[tuple[int, int]] = []
+    users = UserStates(max_users=10, max_history=max_history)
+    num_told = 0
+    for offset in range(data.draw(st.integers(1, 12))):
+        late = data.draw(st.booleans()) if num_told else False
+        if late:
+            at = data.draw(st.integers(0, num_told - 1))
+            bits = 1 << data.draw(st.integers(0, 12))
+            record = correction_record(5, told[: at + 1], bits, offset=offset)
+            told["actions"][at] |= bits
+            waiting.append((at, bits))
+        else:
+            for _ in range(data.draw(st.integers(0, len(waiting)))):
+                at, bits = waiting.pop(0)
+                seen["actions"][at] |= bits
+            num_targets = data.draw(st.integers(1, 3))
+            num_told += num_targets
+            record = targets_record(5, seen[:num_told], offset=offset, num_targets=num_targets)
+        users.apply([record])
+        state = users.get(5)
+        assert state is not None
+        assert np.array_equal(state.tokens, told[:num_told][-max_history:])
+
+
+def test_a_target_that_will_be_no_history_is_not_kept() -> None:
+    tokens = tiny_tokens(0, 5)
+    tokens["actions"][[2, 4]] |= TARGET_ONLY_BIT
+    users = UserStates(max_users=1, max_history=3)
+    users.apply([targets_record(1, tokens, num_targets=3)])
+    state = users.get(1)
+    assert state is not None
+    assert np.array_equal(state.tokens, tokens[[0, 1, 3]])
+
+
+def test_a_correction_of_what_is_not_kept_changes_nothing_and_is_counted() -> None:
+    users = UserStates(max_users=10, max_history=2)
+    name = "freshet_serving_corrections_total"
+    before = {r: value_of(name, {"result": r}) for r in ("applied", "not_kept")}
+    tokens = tiny_tokens(0, 5)
+    users.apply([targets_record(1, tokens, offset=0)])
+    kept = users.get(1)
+    users.apply([correction_record(2, tokens, 1 << 9), correction_record(1, tokens[:3], 1 << 9)])
+    assert users.get(1) is kept
+    assert users.get(2) is None
+    users.apply([correction_record(1, tokens[:4], 1 << 9, offset=7)])
+    changed = users.get(1)
+    assert changed is not None
+    assert (changed.offset, changed.newest_offset) == (0, 7)
+    after = {r: value_of(name, {"result": r}) - count for r, count in before.items()}
+    assert after == {"applied": 1, "not_kept": 2}
 
 
 @given(
@@ -82,22 +141,26 @@ def test_progress_shows_how_current_histories_are() -> None:
 @given(
     clocks_ms=st.lists(st.lists(st.integers(0, 5), max_size=12), min_size=2, max_size=2),
     max_users=st.integers(1, 5),
+    corrected=st.lists(st.integers(0, 3), max_size=12),
     interleaving=st.randoms(use_true_random=False),
 )
 def test_who_is_kept_does_not_depend_on_how_the_partitions_interleave(
-    clocks_ms: list[list[int]], max_users: int, interleaving: random.Random
+    clocks_ms: list[list[int]],
+    max_users: int,
+    corrected: list[int],
+    interleaving: random.Random,
 ) -> None:
     tokens = tiny_tokens(0, 1)
     lines = [
         [
-            targets_record(
-                offset % 4 * 2 + partition,
-                tokens,
-                partition=partition,
-                offset=offset,
-                clock_ms=clock,
+            (
+                correction_record(user, tokens, 1 << 9, **place)
+                if user // 2 in corrected[:offset]
+                else targets_record(user, tokens, **place)
             )
             for offset, clock in enumerate(sorted(clocks))
+            for user in [offset % 4 * 2 + partition]
+            for place in [{"partition": partition, "offset": offset, "clock_ms": clock}]
         ]
         for partition, clocks in enumerate(clocks_ms)
     ]
@@ -107,7 +170,7 @@ def test_who_is_kept_does_not_depend_on_how_the_partitions_interleave(
         waiting = [iter(line) for line in lines]
         users = UserStates(max_users=max_users, max_history=4)
         users.apply([next(waiting[partition]) for partition in arranged])
-        kept.append({user for user in range(8) if users.get(user) is not None})
+        kept.append({user: s.packed for user in range(8) if (s := users.get(user)) is not None})
     assert kept[0] == kept[1] == kept[2]
     assert len(kept[0]) == len(users) <= max_users
 

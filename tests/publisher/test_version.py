@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.sequences import CONTEXT_BIT, context_id
 from ingest.runtime.errors import FreshetError
 from publisher.serving.config import ServingConfig
 from publisher.serving.users import UserState, UserStates
@@ -19,6 +20,7 @@ from tests.publisher.served import publish
 from tests.publisher.tiny import (
     ITEM_IDS,
     WATERMARK_MS,
+    correction_record,
     targets_record,
     tiny_model,
     tiny_table,
@@ -81,6 +83,37 @@ def test_an_encoded_history_is_reused_until_a_newer_message_comes(root: Path) ->
     newer = state_of(7, 4, offset=2)
     assert len(served.encode_user(7, newer).times_ms) == 4
     assert served.encode_user(8, first) is not served.encode_user(7, newer)
+
+
+def test_a_correction_is_encoded_anew(root: Path) -> None:
+    served = load(root)
+    tokens = tiny_tokens(0, 3)
+    users = UserStates(max_users=1, max_history=100)
+    users.apply([targets_record(7, tokens, offset=1)])
+    first = users.get(7)
+    assert first is not None
+    before = served.encode_user(7, first)
+    users.apply([correction_record(7, tokens[:2], 1 << 9, offset=2)])
+    corrected = users.get(7)
+    assert corrected is not None
+    after = served.encode_user(7, corrected)
+    tokens["actions"][1] |= 1 << 9
+    assert not torch.equal(after.query, before.query)
+    assert torch.equal(after.query, served.encode(tokens).query)
+
+
+def test_a_feature_of_the_user_is_never_recommended(tmp_path: Path) -> None:
+    table = tiny_table(1)
+    context = context_id("country", "DE")
+    table["row_ids"][3] = context
+    publish(tmp_path, 1, table=table)
+    served = load(tmp_path)
+    tokens = tiny_tokens(0, 3)
+    tokens["item_id"][0], tokens["actions"][0] = context, CONTEXT_BIT
+    found = served.retrieve(served.encode(tokens), 10**6, excluded=np.empty(0, np.int64))
+    assert len(found.item_ids) == served.num_items == len(ITEM_IDS) - 1
+    assert context not in found.item_ids
+    assert served.num_unknown(np.array([context])) == 0
 
 
 def state_of(user_id: int, num_tokens: int, offset: int) -> UserState:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from features.sequences import TOKEN, encode_targets
+from features.sequences import TOKEN, encode_correction, encode_targets
 from ingest.runtime.kafka import Record
 from trainer.export import Export, Position, TaskQuality, write_export
 from trainer.model.config import ModelConfig
@@ -82,7 +82,32 @@ def targets_record(
         clock_ms=clock_ms,
         first_offset=0,
         last_offset=num_targets,
+        lifetime_tokens=len(tokens) - num_targets,
         tokens=tokens.tobytes(),
         target_offsets=list(range(num_targets)),
+    )
+    return Record(partition, offset, 0, str(user_id).encode(), value, ())
+
+
+def correction_record(
+    user_id: int,
+    tokens: npt.NDArray[np.void],
+    changed: int,
+    *,
+    partition: int = 0,
+    offset: int = 0,
+    clock_ms: int = WATERMARK_MS,
+) -> Record:
+    """The last of `tokens` told again, with the bits `changed` set besides."""
+    tokens = tokens.copy()
+    tokens["actions"][-1] |= changed
+    value = encode_correction(
+        partition=partition,
+        user_id=user_id,
+        clock_ms=clock_ms,
+        offset=offset,
+        lifetime_tokens=len(tokens) - 1,
+        tokens=tokens.tobytes(),
+        changed=changed,
     )
     return Record(partition, offset, 0, str(user_id).encode(), value, ())

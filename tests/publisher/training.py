@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from features.sequences import SequenceColumns
+from features.sequence_reader import SequenceColumns
 from tests.publisher.tiny import CONFIG, tiny_model, tiny_table
 from trainer.batch import TokenBatch
 
@@ -18,12 +18,7 @@ def forward_logits(
     targets = np.zeros(len(candidates), history.dtype)
     targets["item_id"], targets["event_time_ms"] = candidates, time_ms
     tokens = np.concatenate([history, targets])
-    columns = SequenceColumns(
-        user_ids=np.array([7]),
-        offsets=np.array([0, len(tokens)]),
-        num_targets=np.array([len(candidates)]),
-        tokens=tokens,
-    )
+    columns = SequenceColumns.of_user(7, tokens, num_targets=len(candidates))
     batch = TokenBatch.from_columns(columns, max_history=CONFIG.max_history)
     table = tiny_table(step)
     row_of = {int(item): row for row, item in enumerate(table["row_ids"].tolist()) if item >= 0}

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from features.sequences import (
+    CONTEXT_BIT,
+    HEADER,
+    SESSION_START_BIT,
     TOKEN_BITS,
     TOKEN_STRUCT,
     Counters,
     Progress,
+    Sequence,
+    context_id,
+    decode,
+    encode_correction,
     encode_progress,
     encode_targets,
 )
@@ -75,7 +82,8 @@ def targets_record(
     )
     value = encode_targets(
         partition=partition, user_id=user_id, clock_ms=clock_ms, first_offset=offset,
-        last_offset=offset, tokens=packed, target_offsets=list(range(num_targets)),
+        last_offset=offset, lifetime_tokens=len(tokens) - num_targets, tokens=packed,
+        target_offsets=list(range(num_targets)),
     )  # fmt: skip
     return Record(partition, offset, clock_ms, b"%d" % user_id, value, ())
 
@@ -126,6 +134,47 @@ def recorded(
             records += [progress_record(p, take(p), clock_ms) for p in offsets]
     records += [progress_record(p, take(p), end_ms(num_messages)) for p in offsets]
     return records
+
+
+def with_corrections(records: list[Record]) -> list[Record]:
+    """The stream with all that version 2 adds: late likes, context tokens and session starts.
+
+    After every fourth targets message whose newest target was not liked comes its correction.
+    """
+    found: list[Record] = []
+    shift = dict.fromkeys({record.partition for record in records}, 0)
+    num_targets_messages = 0
+    for record in records:
+        found.append(record._replace(offset=record.offset + shift[record.partition]))
+        message = decode(record.value)
+        if not isinstance(message, Sequence):
+            continue
+        num_targets_messages += 1
+        tokens = message.tokens.copy()
+        if len(tokens) > message.num_targets:
+            tokens["item_id"][0] = context_id("country", str(message.user_id % 3))
+            tokens["actions"][0] = CONTEXT_BIT
+            tokens["actions"][1:] |= SESSION_START_BIT * (num_targets_messages % 2)
+            value = record.value[: HEADER.itemsize] + tokens.tobytes()
+            value += message.target_offsets.tobytes()
+            found[-1] = found[-1]._replace(value=value)
+        if num_targets_messages % 4 == 0 and not tokens["actions"][-1] & LIKE:
+            tokens["actions"][-1] |= LIKE
+            value = encode_correction(
+                partition=message.partition, user_id=message.user_id, clock_ms=message.clock_ms,
+                offset=10_000 + record.offset, lifetime_tokens=len(tokens) - 1,
+                tokens=tokens.tobytes(), changed=LIKE,
+            )  # fmt: skip
+            shift[record.partition] += 1
+            found.append(found[-1]._replace(offset=found[-1].offset + 1, value=value))
+    return found
+
+
+def as_version_1(record: Record) -> Record:
+    """A targets or progress message as version 1 wrote it."""
+    value = b"c728febb" + record.value[8:12] + bytes(4) + record.value[16:]
+    is_progress = value[8:10] == b"\0\0"
+    return record._replace(value=value[:-8] if is_progress else value)
 
 
 def end_ms(num_messages: int) -> int:

@@ -7,6 +7,7 @@ import torch
 from prometheus_client import REGISTRY
 from torch import Tensor
 
+from features.sequence_reader import ALL_BITS
 from kernels.jagged import offsets_of, positions_of
 from trainer.activations import ActivationMeter
 from trainer.batch import TokenBatch
@@ -35,6 +36,7 @@ def make_batch() -> TokenBatch:
         actions=torch.arange(total) % 8,
         watch_ms=torch.arange(total) * 1000,
         price_minor=torch.arange(total),
+        changed=torch.full((9,), ALL_BITS),
     )
 
 

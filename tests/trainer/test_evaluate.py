@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from features.sequence_reader import ALL_BITS
 from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
 from tests.trainer.streams import recorded
-from tests.trainer.test_loop import run_once
+from tests.trainer.test_loop import CONFIG, run_once
 from trainer.batch import TokenBatch
 from trainer.evaluate import Evaluator, main, read_request
 from trainer.export import list_exports
@@ -23,7 +25,9 @@ from trainer.ranks import Ranks
 
 
 def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: Path) -> None:
-    session = run_once(tmp_path, alone, records=recorded(num_messages=120))
+    # Fast enough to know the items after so few messages, whatever it started from.
+    config = replace(CONFIG, table_learning_rate=0.5, dense_learning_rate=0.01)
+    session = run_once(tmp_path, alone, records=recorded(num_messages=120), config=config)
     evaluator = Evaluator.of_export(list_exports(tmp_path / "exports")[-1])
     history = np.zeros(3, TOKEN)
     history["item_id"], history["event_time_ms"] = [1_000, 1_007, 1_014], [1_000, 2_000, 3_000]
@@ -43,6 +47,7 @@ def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: P
         actions=torch.tensor([9, 1, 3, 0, 0, 0]),
         watch_ms=torch.zeros(6, dtype=torch.int64),
         price_minor=torch.zeros(6, dtype=torch.int64),
+        changed=torch.full((3,), ALL_BITS),
     )
     scored = session.learner.score(batch, step=session.step)
     assert session.learner.idmap.rows_of(candidates)[2] != FALLBACK_ROW  # admitted just now
@@ -76,6 +81,18 @@ def test_a_request_on_standard_input_is_answered_by_task(
     printed = capsysbinary.readouterr().out.splitlines()[-1]
     answer = msgspec.json.decode(printed, type=dict[str, list[float]])
     assert {task: len(scores) for task, scores in answer.items()} == {"like": 2, "click": 2}
+
+
+def test_a_history_with_an_item_that_is_none_is_refused(
+    alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_once(tmp_path, alone, records=recorded(num_messages=120))
+    export = list_exports(tmp_path / "exports")[-1]
+    request = REQUEST | {"history": [REQUEST["history"][0] | {"item_id": -5}]}
+    monkeypatch.setattr("sys.argv", ["evaluate", str(export)])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(msgspec.json.encode(request))))
+    with pytest.raises(FreshetError, match="negative id"):
+        main()
 
 
 @pytest.mark.parametrize(

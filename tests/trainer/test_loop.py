@@ -15,7 +15,14 @@ from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import Record
 from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
-from tests.trainer.streams import TASKS, Buried, RecordedReader, end_ms, recorded
+from tests.trainer.streams import (
+    TASKS,
+    Buried,
+    RecordedReader,
+    end_ms,
+    recorded,
+    with_corrections,
+)
 from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
 from trainer.config import RunConfig, TrainerConfig
 from trainer.export import Position, list_exports, read_export
@@ -25,6 +32,7 @@ from trainer.model.config import ModelConfig
 from trainer.ne_log import NeLog, StepLine, read_ne_log
 from trainer.ranks import Ranks
 from trainer.session import Session
+from trainer.writer import Writer
 
 NUM_MESSAGES = 120
 CONFIG = TrainerConfig(
@@ -105,7 +113,7 @@ def assert_same(left: Checkpoint, right: Checkpoint) -> None:
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return recorded(num_messages=NUM_MESSAGES)
+    return with_corrections(recorded(num_messages=NUM_MESSAGES))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +135,11 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
     class Killed(Exception):
         pass
 
-    original = Session.train
+    original, submit = Session.train, Writer.submit
+    writers: list[Writer] = []
+    monkeypatch.setattr(
+        Writer, "submit", lambda self, job: (writers.append(self), submit(self, job))
+    )
     num_steps = whole[0].state.step
     for kill_at in range(1, num_steps, 3):
 
@@ -142,6 +154,10 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
         with pytest.raises(Killed):
             run_once(directory, alone, records=records, seed=kill_at)
         monkeypatch.setattr(Session, "train", original)
+        for (
+            writer
+        ) in writers:  # a real kill ends this thread too; here it would write beside the next
+            writer.wait()
         session = run_once(directory, alone, records=records, seed=kill_at + 100)
         assert_same(contents(session), whole[0])
         assert read_ne_log(directory / "ne.jsonl") == whole[1]
@@ -157,15 +173,20 @@ def test_a_run_stopped_in_the_middle_checkpoints_and_goes_on_bit_for_bit(
     assert read_ne_log(tmp_path / "ne.jsonl") == whole[1]
 
 
-def test_every_target_is_trained_once(
+def test_every_target_and_every_correction_is_trained_once(
     records: list[Record], whole: tuple[Checkpoint, list[StepLine]]
 ) -> None:
-    from features.sequences import Sequence, decode
+    from features.sequences import Correction, Sequence, decode
 
     messages = [decode(record.value) for record in records]
     num_targets = sum(m.num_targets for m in messages if isinstance(m, Sequence))
+    num_corrections = sum(isinstance(message, Correction) for message in messages)
     checkpoint, lines = whole
     assert checkpoint.state.num_targets == num_targets
+    assert checkpoint.state.num_corrections == num_corrections > 5
+    assert sum(line.num_corrections for line in lines) == num_corrections
+    assert lines[-1].total_corrections == num_corrections
+    assert checkpoint.state.quality["like"].lifetime.num_targets == num_targets
     assert [line.step for line in lines] == list(range(1, checkpoint.state.step + 1))
     assert sum(line.num_targets for line in lines) == num_targets
 
@@ -224,7 +245,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_changes_no_weight(
         before.append(self.dense() | {"table": self.table.gather().weight})  # type: ignore[union-attr]
         with monkeypatch.context() as patch:
             patch.setattr(
-                learner_module, "ranking_loss", lambda logits, labels: logits.sum() * torch.nan
+                learner_module, "ranking_loss", lambda logits, *_: logits.sum() * torch.nan
             )
             learned = original(self, scored)
         after.append(self.dense() | {"table": self.table.gather().weight})  # type: ignore[union-attr]

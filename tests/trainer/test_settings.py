@@ -33,7 +33,13 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("tasks", "named"), [("like,clikc", "'clikc'"), ("", "tasks"), ("a=like,a=click", "tasks")]
+    ("tasks", "named"),
+    [
+        ("like,clikc", "'clikc'"),
+        ("context", "'context'"),
+        ("", "tasks"),
+        ("a=like,a=click", "tasks"),
+    ],
 )
 def test_tasks_that_cannot_be_are_refused_by_name(tasks: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):

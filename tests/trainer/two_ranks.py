@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.trainer.streams import TASKS, recorded
+from tests.trainer.streams import TASKS, recorded, with_corrections
 from trainer.checkpoint import write_checkpoint
 from trainer.config import TrainerConfig
 from trainer.export import Position
@@ -35,7 +35,7 @@ def train_fixed(directory: Path, ranks: Ranks) -> Session:
     log = NeLog(directory / "ne.jsonl", step=0) if ranks.is_first else None
     messages = [
         message
-        for record in recorded(num_messages=NUM_STEPS * _PER_STEP)
+        for record in with_corrections(recorded(num_messages=NUM_STEPS * _PER_STEP))
         if not (message := read_message(record, max_history=16, arrived_seconds=0.0)).is_progress
     ]
     messages.sort()

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from features.sequences import TOKEN_BITS
 from ingest.runtime.errors import ConfigError
 
 _MAX_ACTION_BITS = 32
@@ -40,7 +41,7 @@ class ModelConfig:
     max_positions: int = 128
     num_time_buckets: int = 64
     attention_divisor: float = 128.0
-    action_bits: int = 25
+    action_bits: int = max(TOKEN_BITS.values()).bit_length()
     num_watch_buckets: int = 16
     num_price_buckets: int = 32
     retrieval_temperature: float = 0.05

@@ -33,9 +33,14 @@ class RankingHead(nn.Module):
         self.register_buffer("num_positives", torch.zeros(num_tasks, dtype=torch.float64))
 
     def count(self, num_targets: float, num_positives: list[float]) -> None:
-        """Take learned targets into the base rates; `num_positives` is one number a task."""
+        """Take learned targets into the base rates; `num_positives` is one number a task.
+
+        A correction brings a positive and no target: the target was counted as a negative before.
+        """
         self.num_targets += num_targets
         self.num_positives += self.num_positives.new_tensor(num_positives)
+        # A run may begin behind a target and before its correction.
+        self.num_positives.clamp_(max=self.num_targets)
 
     def forward(self, state: Tensor, item_embeddings: Tensor, user_state: Tensor) -> Tensor:
         """Shapes: target states, their items' rows, their users' states, each [M,E] -> [M,tasks]."""

@@ -21,12 +21,30 @@ def labels(actions: Tensor, task_masks: tuple[int, ...]) -> Tensor:
     return ((actions[:, None] & masks) != 0).float()
 
 
-def ranking_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum of binary cross-entropies over targets and tasks, in nats.
+def news(actions: Tensor, changed: Tensor, task_masks: tuple[int, ...]) -> Tensor:
+    """1 where a label is still to be learned.
 
-    Shapes: logits, labels [M,tasks].
+    Of a target that was none before, every label; of a correction only those that its changed bits
+    turned from 0 to 1: the rest was learned when the token was a target.
+
+    Shapes: actions, changed int64[M] -> float32[M,tasks].
+
+    Example:
+        >>> clicked_then_liked = torch.tensor([10])
+        >>> news(clicked_then_liked, torch.tensor([8]), (8, 2, 10))
+        tensor([[1., 0., 0.]])
     """
-    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+    masks = torch.tensor(task_masks, dtype=actions.dtype, device=actions.device)
+    before = (actions & ~changed)[:, None]
+    return (((changed[:, None] & masks) != 0) & ((before & masks) == 0)).float()
+
+
+def ranking_loss(logits: Tensor, labels: Tensor, news: Tensor) -> Tensor:
+    """The sum of binary cross-entropies over the labels that are news, in nats.
+
+    Shapes: logits, labels, news [M,tasks].
+    """
+    return functional.binary_cross_entropy_with_logits(logits, labels, weight=news, reduction="sum")
 
 
 def sampled_softmax_loss(

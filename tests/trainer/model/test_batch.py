@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.sequences import TOKEN, SequenceColumns, decode_columns, encode_targets
+from features.sequence_reader import ALL_BITS, SequenceColumns, decode_columns
+from features.sequences import TOKEN, encode_targets
 from ingest.runtime.errors import FreshetError
 from trainer.batch import TokenBatch
 
@@ -25,7 +26,7 @@ def columns_of(counts: list[tuple[int, int]]) -> SequenceColumns:
         messages.append(
             encode_targets(
                 partition=0, user_id=user, clock_ms=0, first_offset=0, last_offset=0,
-                tokens=tokens.tobytes(), target_offsets=[0] * targets,
+                lifetime_tokens=history, tokens=tokens.tobytes(), target_offsets=[0] * targets,
             )
         )  # fmt: skip
     return decode_columns(messages)
@@ -58,6 +59,7 @@ def test_every_field_of_a_token_arrives_in_its_own_column() -> None:
     assert batch.price_minor.tolist() == [2, 12]
     assert batch.watch_ms.tolist() == [3, 13]
     assert batch.actions.tolist() == [4, 14]
+    assert batch.changed.tolist() == [ALL_BITS]
     assert all(getattr(batch, name).dtype == torch.int64 for name in batch.__dataclass_fields__)
 
 

@@ -22,7 +22,9 @@ def test_the_ranking_loss_is_a_sum_in_nats() -> None:
     truth = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     probabilities = logits.sigmoid()
     each = -(truth * probabilities.log() + (1 - truth) * (1 - probabilities).log())
-    torch.testing.assert_close(ranking_loss(logits, truth), each.sum())
+    torch.testing.assert_close(ranking_loss(logits, truth, torch.ones(2, 2)), each.sum())
+    half = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(ranking_loss(logits, truth, half), (each * half).sum())
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from features.sequence_reader import ALL_BITS
 from ingest.runtime.errors import ConfigError, FreshetError
 from kernels.jagged import offsets_of, positions_of
 from trainer.batch import TokenBatch
@@ -42,9 +43,10 @@ def make_batch(history: list[int], targets: list[int], seed: int = 0) -> tuple[T
         num_targets=num_targets,
         item_ids=column(50),
         times_ms=positions_of(lengths) * 3_600_000 + column(3_600_000),
-        actions=column(1 << 25),
+        actions=column(1 << 27),
         watch_ms=column(2**32),
         price_minor=column(2**53),
+        changed=torch.full((int(num_targets.sum()),), ALL_BITS),
     )
     return batch, torch.randn(total, CONFIG.embedding_dim, generator=generator)
 
@@ -60,6 +62,7 @@ def history_of(batch: TokenBatch) -> TokenBatch:
         actions=batch.actions[keep],
         watch_ms=batch.watch_ms[keep],
         price_minor=batch.price_minor[keep],
+        changed=batch.changed[:0],
     )
 
 
@@ -75,6 +78,7 @@ def only(batch: TokenBatch, user: int) -> TokenBatch:
         user_ids=batch.user_ids[user : user + 1],
         offsets=torch.tensor([0, hi - lo]),
         num_targets=batch.num_targets[user : user + 1],
+        changed=batch.changed[batch.target_user == user],
         **{name: getattr(batch, name)[lo:hi] for name in of_tokens},
     )
 
@@ -167,7 +171,8 @@ def test_gradients_reach_every_parameter_and_the_item_rows() -> None:
     items.requires_grad_()
     output = model(batch, items)
     positive = model.item_vectors(items[batch.target_index])
-    loss = ranking_loss(output.task_logits, labels(batch.actions[batch.target_index], (8, 2)))
+    truth = labels(batch.actions[batch.target_index], (8, 2))
+    loss = ranking_loss(output.task_logits, truth, torch.ones_like(truth))
     loss = loss + sampled_softmax_loss(
         output.query,
         positive,
