@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.trainer.streams import (
     recorded,
     with_corrections,
 )
-from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
+from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, write_checkpoint
 from trainer.config import RunConfig, TrainerConfig
 from trainer.export import Position, list_exports, read_export
 from trainer.learner import Learner, Scored
@@ -32,7 +33,6 @@ from trainer.model.config import ModelConfig
 from trainer.ne_log import NeLog, StepLine, read_ne_log
 from trainer.ranks import Ranks
 from trainer.session import Session
-from trainer.writer import Writer
 
 NUM_MESSAGES = 120
 CONFIG = TrainerConfig(
@@ -45,6 +45,10 @@ CONFIG = TrainerConfig(
     num_negatives=8,
     window_targets=50,
 )  # fmt: skip
+
+
+class Killed(Exception):
+    """Ends a run in the middle of a step."""
 
 
 class StopAfter(StopSignal):
@@ -132,14 +136,7 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    original, submit = Session.train, Writer.submit
-    writers: list[Writer] = []
-    monkeypatch.setattr(
-        Writer, "submit", lambda self, job: (writers.append(self), submit(self, job))
-    )
+    original = Session.train
     num_steps = whole[0].state.step
     for kill_at in range(1, num_steps, 3):
 
@@ -154,13 +151,30 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
         with pytest.raises(Killed):
             run_once(directory, alone, records=records, seed=kill_at)
         monkeypatch.setattr(Session, "train", original)
-        for (
-            writer
-        ) in writers:  # a real kill ends this thread too; here it would write beside the next
-            writer.wait()
         session = run_once(directory, alone, records=records, seed=kill_at + 100)
         assert_same(contents(session), whole[0])
         assert read_ne_log(directory / "ne.jsonl") == whole[1]
+
+
+def test_a_run_that_fails_holds_its_directory_until_nothing_is_written_any_more(
+    alone: Ranks, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step = Session.train
+
+    def dying(self: Session, batch: object) -> StepLine:
+        if self.step == 4:
+            raise Killed
+        return train_step(self, batch)  # type: ignore[arg-type]
+
+    def slow(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+        time.sleep(0.3)
+        return write_checkpoint(directory, checkpoint, keep=keep)
+
+    monkeypatch.setattr(Session, "train", dying)
+    monkeypatch.setattr("trainer.loop.write_checkpoint", slow)
+    with pytest.raises(Killed):
+        run_once(tmp_path, alone, records=records)
+    assert [int(path.name) for path in list_checkpoints(tmp_path / "checkpoints")] == [3]
 
 
 def test_a_run_stopped_in_the_middle_checkpoints_and_goes_on_bit_for_bit(
