@@ -57,10 +57,19 @@ def require_same_topics(bootstrap: str, state_directory: Path) -> None:
     middle of another log.
 
     Raises:
-        ConfigError: a topic was deleted and created since.
+        ConfigError: a topic was deleted and created since, or the ids were not noted.
         BrokerError: the broker does not answer.
     """
-    noted = json.loads(_ids_file(state_directory).read_text())
+    file = _ids_file(state_directory)
+    try:
+        noted = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "the state does not say which topics it is about",
+            detail=f"{file}: {error}.",
+            hint="state from before this file was written cannot go on: recreate the topics and "
+            "empty FRESHET_FEATURES_STATE_DIRECTORY",
+        ) from error
     found = topic_ids(bootstrap, (EVENTS, SEQUENCES))
     if noted != found:
         raise ConfigError(

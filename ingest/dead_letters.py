@@ -9,7 +9,8 @@ from pathlib import Path
 from ingest.events import Event, InvalidEvent, decode_record, partition_key
 from ingest.producer import EventProducer
 from ingest.replay_state import RedriveState, StateFile
-from ingest.runtime.kafka import Record, cluster_id, read_all
+from ingest.runtime.kafka import Record, cluster_id, read_all, topic_ids
+from ingest.runtime.lock import lock_directory
 from ingest.runtime.topics import EVENTS_DEAD
 
 _RECORDS_PER_SAVE = 1_000
@@ -99,23 +100,38 @@ def redrive(
 ) -> RedriveSummary:
     """Send selected letters that are events by now to `events`, their bytes unchanged, each once.
 
-    What was sent is noted in the state directory after the broker has confirmed it. A crash between
-    the two sends up to 1,000 of them twice, with the same event ids, by which features drop the
-    second.
+    What was sent is noted in the state directory, on this machine only, after the broker has
+    confirmed it. A crash between the two sends up to 1,000 of them twice, with the same event ids,
+    by which features drop the second.
 
     Raises:
         BrokerError: the broker did not confirm in time.
-        ReplayStateError: what was noted is about another cluster, or damaged.
+        ConfigError: another redrive runs with this state directory.
+        ReplayStateError: what was noted is about another cluster or topic, or damaged.
     """
-    ledger = StateFile(
-        state_directory / "redriven.json",
+    directory = state_directory / "redrive"
+    with lock_directory(directory, hint="wait for the other redrive"):
+        return _redrive(list(letters), producer, _ledger(directory, producer.bootstrap))
+
+
+def _ledger(directory: Path, bootstrap: str) -> StateFile[RedriveState]:
+    return StateFile(
+        directory / "redriven.json",
         RedriveState,
-        {"cluster": cluster_id(producer.bootstrap)},
-        hint="name another FRESHET_INGEST_STATE_DIRECTORY for another cluster",
+        # Offsets of a topic created anew begin again, and would pass for sent.
+        {
+            "cluster": cluster_id(bootstrap),
+            "topic": topic_ids(bootstrap, [EVENTS_DEAD])[EVENTS_DEAD],
+        },
+        hint="name another FRESHET_INGEST_STATE_DIRECTORY: there every letter counts as not yet sent",
     )
+
+
+def _redrive(
+    selected: list[DeadLetter], producer: EventProducer, ledger: StateFile[RedriveState]
+) -> RedriveSummary:
     saved = ledger.load() or RedriveState(redriven=[])
     done = {offset for first, last in saved.redriven for offset in range(first, last + 1)}
-    selected = list(letters)
     due = [letter for letter in selected if letter.offset not in done]
     events = [(letter, event) for letter in due if (event := letter.event()) is not None]
     for start in range(0, len(events), _RECORDS_PER_SAVE):

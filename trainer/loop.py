@@ -69,20 +69,25 @@ def train(
     _fix_arithmetic(config, run)
     hint = "stop the other trainer, or give this one other directories"
     with lock_directory(run.checkpoint_dir, hint=hint) if ranks.is_first else nullcontext():
-        return _train(config, run, ranks, starts, open_reader, graveyard, stop)
+        session = Session(config, ranks, starts=starts, code_revision=run.code_revision)
+        outputs = Outputs(session, run, ranks, graveyard)
+        try:
+            _train(session, outputs, config, run, ranks, open_reader, graveyard, stop)
+        finally:
+            outputs.close()
+        return session
 
 
 def _train(
+    session: Session,
+    outputs: Outputs,
     config: TrainerConfig,
     run: RunConfig,
     ranks: Ranks,
-    starts: dict[int, int],
     open_reader: Callable[[dict[int, Position]], Reader],
     graveyard: Graveyard,
     stop: StopSignal,
-) -> Session:
-    session = Session(config, ranks, starts=starts, code_revision=run.code_revision)
-    outputs = Outputs(session, run, ranks, graveyard)
+) -> None:
     outputs.resume()
     source = _open_source(config, run, session, open_reader, graveyard)
     batch: MessageBatch | None = None
@@ -101,7 +106,6 @@ def _train(
     if source.ended and batch is None:
         session.positions = source.positions()
     outputs.finish()
-    return session
 
 
 def _open_source(
@@ -258,9 +262,7 @@ class Outputs:
         export = self._session.step > self._export_step
         if export or self._session.step > self._checkpoint_step:
             self.write(export=export)
-        self._writer.close()
-        if self._ne_log is not None:
-            self._ne_log.close()
+        self._writer.wait()
         self._log.info(
             "training_stops",
             step=self._session.step,
@@ -270,6 +272,14 @@ class Outputs:
                 for task, r in self._session.records.items()
             },
         )
+
+    def close(self) -> None:
+        """Return when nothing is written any more, after an error too: the lock must cover it."""
+        try:
+            self._writer.close()
+        finally:
+            if self._ne_log is not None:
+                self._ne_log.close()
 
 
 def _fix_arithmetic(config: TrainerConfig, run: RunConfig) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import msgspec
 
 from ingest.events import MAX_ID
+from ingest.runtime.disk import sync
 from ingest.runtime.errors import FreshetError
 
 _MAX_DIGITS = len(str(MAX_ID))
@@ -16,10 +18,6 @@ _MAX_DIGITS = len(str(MAX_ID))
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: int
     text: str
-
-
-_encode_entry = msgspec.json.Encoder().encode
-_decode_entry = msgspec.json.Decoder(_Entry).decode
 
 
 class HashedIds:
@@ -69,8 +67,8 @@ class HashedIds:
         lines = path.read_bytes().split(b"\n")[:-1]
         for number, line in enumerate(lines, 1):
             try:
-                entry = _decode_entry(line)
-            except msgspec.DecodeError as error:
+                entry = msgspec.convert(json.loads(line), _Entry)
+            except (ValueError, msgspec.ValidationError) as error:
                 raise FreshetError(
                     "table of ids is damaged", detail=f"{path}, line {number}: {error}."
                 ) from error
@@ -91,12 +89,13 @@ class HashedIds:
 
     def line(self, hashed: int) -> bytes:
         """The line of one id in a file: a JSON object with `id` and the `text` it was made from."""
-        text = self._texts[hashed].encode(errors="replace").decode()
-        return _encode_entry(_Entry(id=hashed, text=text)) + b"\n"
+        # The json module, unlike msgspec, keeps bytes that were no UTF-8 (lone surrogates).
+        return json.dumps({"id": hashed, "text": self._texts[hashed]}).encode() + b"\n"
 
     def write(self, path: Path) -> None:
         """Write the whole table, by id."""
         temporary = path.with_suffix(path.suffix + ".new")
         with temporary.open("wb") as file:
             file.writelines(self.line(hashed) for hashed in sorted(self._texts))
+        sync(temporary)
         temporary.replace(path)

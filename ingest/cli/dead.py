@@ -98,7 +98,10 @@ def dead_redrive(
     first_offset: FirstOffset = 0,
     last_offset: LastOffset = None,
 ) -> None:
-    """Send dead letters that are events by now to `events` again, each once."""
+    """Send dead letters that are events by now to `events` again, each once.
+
+    What was sent is noted in FRESHET_INGEST_STATE_DIRECTORY: on another machine it counts as unsent.
+    """
     letters = _selected(reason, source, first_offset, last_offset)
     settings = read_settings(IngestSettings)
     with open_producer(settings) as producer:

@@ -32,7 +32,7 @@ def ids_lookup(
     """Show the id a text has, or the text an id was made from."""
     found = HashedIds().id_of(value)
     if str(found) != value:
-        typer.echo(f"{found}\t{value}")
+        _show(found, value)
         return
     tables = table or sorted(read_settings(IngestSettings).state_directory.glob("*.ids.jsonl"))
     texts = {text for path in tables if (text := _read(path).text_of(found)) is not None}
@@ -45,7 +45,12 @@ def ids_lookup(
             "or its table is elsewhere.",
             hint="name the table with --table",
         )
-    typer.echo(f"{found}\t{texts.pop()}")
+    _show(found, texts.pop())
+
+
+def _show(found: int, text: str) -> None:
+    # As bytes: a text that was no UTF-8 is shown as it was.
+    typer.echo(f"{found}\t{text}".encode(errors="surrogateescape"))
 
 
 def _read(path: Path) -> HashedIds:

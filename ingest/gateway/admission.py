@@ -11,6 +11,7 @@ import msgspec
 from ingest.adapters.ids import HashedIds
 from ingest.events import Heartbeat, InvalidEvent, decode_record
 from ingest.runtime.errors import FreshetError
+from ingest.runtime.lock import lock_directory
 
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 EventKey = tuple[int, int | str]
@@ -39,12 +40,15 @@ class IdDictionary:
     again, when it is written again.
 
     Raises:
+        ConfigError: another gateway keeps its dictionary in the same directory.
         FreshetError: the file is damaged.
     """
 
     def __init__(self, path: Path, max_ids: int) -> None:
         self._max_ids = max_ids
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_directory(
+            path.parent, hint="give each gateway an ids_file in a directory of its own"
+        )
         self._ids = HashedIds.read(path) if path.exists() else HashedIds()
         # Written anew, so that a line a crash cut off does not run into the next.
         self._ids.write(path)
@@ -74,6 +78,7 @@ class IdDictionary:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._lock.close()
 
 
 class Admission:

@@ -69,6 +69,7 @@ class _Gateway:
     def __init__(self, config: GatewayConfig, delivery: Delivery, admission: Admission) -> None:
         self.held = HeldBytes(config.max_held_bytes)
         self._max_body_bytes = config.max_body_bytes
+        self._max_batch_events = config.max_batch_events
         self._buckets = TokenBuckets(config.quota_events_per_second or math.inf, config.quota_burst)
         self._delivery = delivery
         self._admission = admission
@@ -80,6 +81,8 @@ class _Gateway:
         with self.held.hold(self._announced_bytes(request)):
             body = await self._body(request)
             records = records_of(body, request.headers)
+            if len(records) > self._max_batch_events:
+                raise _too_large(f"{len(records)} events, {self._max_batch_events} allowed.")
             source = _source_of(request)
             self._buckets.take(source, len(records), time.monotonic())
             started = time.perf_counter()
@@ -95,7 +98,7 @@ class _Gateway:
         if length is None:
             return self._max_body_bytes
         if int(length) > self._max_body_bytes:
-            raise self._too_large(length)
+            raise _too_large(f"{length} bytes, {self._max_body_bytes} allowed.")
         return int(length)
 
     async def _body(self, request: Request) -> bytes:
@@ -106,7 +109,7 @@ class _Gateway:
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > self._max_body_bytes:
-                        raise self._too_large(f"over {self._max_body_bytes}")
+                        raise _too_large(f"More than {self._max_body_bytes} bytes.")
         except (TimeoutError, ClientDisconnect) as error:
             raise RequestRefused(
                 408,
@@ -115,11 +118,6 @@ class _Gateway:
                 "send again; nothing of this request was taken",
             ) from error
         return bytes(body)
-
-    def _too_large(self, sent: str) -> RequestRefused:
-        return RequestRefused(
-            413, "body too large", f"{sent} bytes, {self._max_body_bytes} allowed.", "split it"
-        )
 
     async def _deliver(self, records: list[bytes], source: str) -> list[EventAnswer]:
         answers: list[EventAnswer] = []
@@ -166,6 +164,10 @@ def _source_of(request: Request) -> str:
     """Who sends: what X-Producer says, or the client's address."""
     name = request.headers.get("x-producer", "")[:_MAX_PRODUCER_CHARS]
     return f"gateway/{name or (request.client.host if request.client else 'unknown')}"
+
+
+def _too_large(detail: str) -> RequestRefused:
+    return RequestRefused(413, "body too large", detail, "split it; nothing of it was taken")
 
 
 def _away() -> RequestRefused:

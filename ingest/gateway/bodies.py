@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Annotated
+from urllib.parse import unquote
 
 import msgspec
 
@@ -27,7 +29,7 @@ class _Envelope(msgspec.Struct):
     specversion: str
     id: str
     data: msgspec.Raw
-    time: datetime | None = None
+    time: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
@@ -52,7 +54,7 @@ def records_of(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
         raise _unsupported(f"Content-Type {media_type}")
     records = _array(body) if body.lstrip()[:1] == b"[" else [body.strip()]
     if "ce-id" in headers and len(records) == 1:
-        return [_with_defaults(records[0], headers["ce-id"], _time_of(headers))]
+        return [_with_defaults(records[0], unquote(headers["ce-id"]), _time_of(headers))]
     return records
 
 
@@ -86,7 +88,10 @@ def _time_of(headers: Mapping[str, str]) -> datetime | None:
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(unquote(text))
+        if found.tzinfo is None:
+            raise ValueError("no offset from UTC")
+        return found
     except ValueError as error:
         raise RequestRefused(400, "no CloudEvent", f"ce-time: {error}.", "use RFC 3339") from error
 

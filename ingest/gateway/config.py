@@ -16,6 +16,7 @@ class GatewayConfig:
     """
 
     max_body_bytes: int = 4_000_000
+    max_batch_events: int = 10_000
     max_held_bytes: int = 64_000_000
     quota_events_per_second: float | None = None
     quota_burst: int = 10_000

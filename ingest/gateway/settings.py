@@ -21,6 +21,9 @@ class GatewaySettings(KafkaSettings):
     max_body_bytes: int = Field(
         default=4_000_000, ge=1_000, description="A larger request is answered 413."
     )
+    max_batch_events: int = Field(
+        default=10_000, ge=1, description="A request with more events is answered 413."
+    )
     max_held_bytes: int = Field(
         default=64_000_000,
         ge=1_000,
@@ -51,6 +54,7 @@ class GatewaySettings(KafkaSettings):
         """What the application needs of them."""
         return GatewayConfig(
             max_body_bytes=self.max_body_bytes,
+            max_batch_events=self.max_batch_events,
             max_held_bytes=self.max_held_bytes,
             quota_events_per_second=self.quota_events_per_second,
             quota_burst=self.quota_burst,

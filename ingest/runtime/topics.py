@@ -55,8 +55,8 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         name=EVENTS_DEAD,
-        key="source, as topic/partition/offset",
-        value="original bytes; headers reason, detail, source",
+        key="source, as topic/partition/offset, log/row or gateway/producer",
+        value="original bytes; headers reason, detail, source, from ingest also num_bytes",
         owner="ingest, features",
         readers=(),
         partitioned=False,
@@ -65,7 +65,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(
         name=SEQUENCES,
         key="user id, decimal text",
-        value="Sequence or Progress, binary (features.sequences)",
+        value="Sequence, Correction or Progress, binary (features.sequences)",
         owner="features",
         readers=("trainer", "publisher.serving"),
         partitioned=True,

@@ -58,6 +58,17 @@ def test_state_goes_on_only_with_the_topics_it_began_with(
         require_same_topics("", tmp_path)
 
 
+@pytest.mark.parametrize("noted", [None, "", '{"events":'])
+def test_state_that_does_not_say_which_topics_it_is_about_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, noted: str | None
+) -> None:
+    monkeypatch.setattr(preconditions, "topic_ids", lambda *_: {})
+    if noted is not None:
+        (tmp_path / "topics.json").write_text(noted)
+    with pytest.raises(ConfigError, match=r"which topics it is about.*topics\.json"):
+        require_same_topics("", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("read", "lost"), [({}, False), ({0: 7, 1: 5}, False), ({0: 7, 1: 4}, True)]
 )

@@ -145,6 +145,12 @@ def test_a_record_too_large_for_a_message_is_cut_into_the_dead_letters(
         ({"content-encoding": "gzip"}, b"{}", 415),
         ({"content-type": "application/cloudevents+json"}, b"{}", 400),
         ({"ce-id": "1", "ce-time": "soon"}, b"{}", 400),
+        ({"ce-id": "1", "ce-time": "2023-11-14T22:13:20"}, b"{}", 400),
+        (
+            {"content-type": "application/cloudevents+json"},
+            b'{"specversion":"1.0","id":"1","time":"2023-11-14T22:13:20","data":{}}',
+            400,
+        ),
     ],
 )
 def test_a_body_that_cannot_be_taken_apart_is_refused_whole(
@@ -165,10 +171,10 @@ def test_cloud_events_bring_their_id_and_time(client: TestClient, notes: Notes) 
         content_type = f"application/cloudevents{media_type}"
         sent = client.post("/events", json=body, headers={"content-type": content_type})
         assert sent.status_code == 200
-    binary = {"ce-id": "e3", "ce-time": "2023-11-14T22:13:20Z", "ce-specversion": "1.0"}
+    binary = {"ce-id": "e%203", "ce-time": "2023-11-14T22:13:20Z", "ce-specversion": "1.0"}
     assert client.post("/events", json=data, headers=binary).status_code == 200
     found = [decode_record(value) for value in notes.values(EVENTS)]
-    assert [event.event_id for event in found] == ["e1", "own", "e3"]  # type: ignore[union-attr]
+    assert [event.event_id for event in found] == ["e1", "own", "e 3"]  # type: ignore[union-attr]
     assert {event.event_time_ms for event in found} == {1_700_000_000_000}  # type: ignore[union-attr]
 
 
@@ -212,6 +218,15 @@ def test_a_body_above_the_bound_is_refused_with_and_without_its_length(notes: No
         assert client.post("/events", content=b"x" * 1_001).status_code == 413
         assert client.post("/events", content=iter([b"x" * 600] * 2)).status_code == 413
     assert notes.sent == []
+
+
+def test_a_batch_of_more_events_than_allowed_is_refused_whole(notes: Notes) -> None:
+    with gateway(notes, max_batch_events=2) as client:
+        three = b"[" + b",".join(raw(event_id=number) for number in range(3)) + b"]"
+        response = client.post("/events", content=three)
+        assert (response.status_code, notes.sent) == (413, [])
+        assert "3 events, 2 allowed" in response.json()["detail"]
+        assert client.post("/events", content=b"[" + raw() + b",1]").status_code == 207
 
 
 def test_a_body_that_stalls_gives_its_share_back(
@@ -288,6 +303,14 @@ def test_text_ids_are_hashed_once_and_kept(notes: Notes, tmp_path: Path) -> None
         assert "No room for another text id" in full.text
     again.close()
     assert len(HashedIds.read(path)) == 1
+
+
+def test_a_second_gateway_on_the_same_dictionary_is_refused(tmp_path: Path) -> None:
+    first = IdDictionary(tmp_path / "ids.jsonl", 10)
+    with pytest.raises(ConfigError, match="directory in use"):
+        IdDictionary(tmp_path / "ids.jsonl", 10)
+    first.close()
+    IdDictionary(tmp_path / "ids.jsonl", 10).close()
 
 
 def test_text_ids_are_refused_without_a_dictionary(client: TestClient) -> None:

@@ -45,6 +45,15 @@ def test_the_table_names_what_was_hashed(tmp_path: Path) -> None:
     assert {line["id"]: line["text"] for line in lines} == known
 
 
+def test_a_text_that_is_no_utf8_is_kept_as_the_bytes_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "latin.ids.jsonl"
+    ids = HashedIds()
+    hashed = ids.id_of(b"caf\xe9".decode(errors="surrogateescape"))
+    ids.write(path)
+    shown = CliRunner().invoke(app, ["ids", "lookup", str(hashed), "--table", str(path)])
+    assert (shown.exit_code, shown.stdout_bytes) == (0, b"%d\tcaf\xe9\n" % hashed)
+
+
 def test_two_texts_of_one_hash_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Same:
         def digest(self) -> bytes:

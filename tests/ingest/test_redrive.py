@@ -14,9 +14,10 @@ from ingest.dead_letters import read_dead_letters, redrive
 from ingest.events import MAX_EVENT_BYTES, Event, encode_record
 from ingest.producer import EventProducer
 from ingest.replay_state import ReplayStateError
-from ingest.runtime.errors import BrokerError
+from ingest.runtime.errors import BrokerError, ConfigError
 from ingest.runtime.kafka import create_topics, read_all
-from ingest.runtime.topics import EVENTS
+from ingest.runtime.lock import lock_directory
+from ingest.runtime.topics import EVENTS, EVENTS_DEAD
 
 pytestmark = pytest.mark.e2e
 
@@ -104,7 +105,27 @@ def test_a_broker_that_does_not_confirm_leaves_the_letter_due(
 def test_what_was_sent_on_another_cluster_is_refused(bootstrap: str, tmp_path: Path) -> None:
     with EventProducer(bootstrap) as producer:
         redrive(read_dead_letters(bootstrap), producer, tmp_path)
-        state = tmp_path / "redriven.json"
+        state = tmp_path / "redrive" / "redriven.json"
         state.write_text(state.read_text().replace('"cluster":"', '"cluster":"x'))
         with pytest.raises(ReplayStateError, match="differs in: cluster"):
             redrive(read_dead_letters(bootstrap), producer, tmp_path)
+
+
+def test_letters_of_a_topic_created_anew_do_not_pass_for_sent(
+    bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = read_dead_letters(bootstrap)
+    with EventProducer(bootstrap) as producer:
+        redrive(letters, producer, tmp_path)
+        monkeypatch.setattr("ingest.dead_letters.topic_ids", lambda *_: {EVENTS_DEAD: "another"})
+        with pytest.raises(ReplayStateError, match="differs in: topic"):
+            redrive(letters, producer, tmp_path)
+
+
+def test_a_second_redrive_beside_the_first_is_refused(bootstrap: str, tmp_path: Path) -> None:
+    with (
+        EventProducer(bootstrap) as producer,
+        lock_directory(tmp_path / "redrive", hint=""),
+        pytest.raises(ConfigError, match="directory in use"),
+    ):
+        redrive(read_dead_letters(bootstrap), producer, tmp_path)

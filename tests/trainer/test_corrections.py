@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from features.sequence_reader import ALL_BITS, decode_columns
 from features.sequences import CONTEXT_BIT, TOKEN_STRUCT, context_id, encode_correction
+from tests.trainer.loop_runs import CONFIG, NUM_MESSAGES, assert_same, contents, run_once
 from tests.trainer.model.test_recommender import make_batch
 from tests.trainer.streams import (
     CLICK,
@@ -24,7 +25,6 @@ from tests.trainer.streams import (
     targets_record,
     with_corrections,
 )
-from tests.trainer.test_loop import CONFIG, NUM_MESSAGES, assert_same, contents, run_once
 from trainer.batch import TokenBatch
 from trainer.learner import Learner
 from trainer.model.config import ModelConfig

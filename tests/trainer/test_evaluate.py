@@ -15,8 +15,8 @@ import torch
 from features.sequence_reader import ALL_BITS
 from features.sequences import TOKEN
 from ingest.runtime.errors import FreshetError
+from tests.trainer.loop_runs import CONFIG, run_once
 from tests.trainer.streams import recorded
-from tests.trainer.test_loop import CONFIG, run_once
 from trainer.batch import TokenBatch
 from trainer.evaluate import Evaluator, main, read_request
 from trainer.export import list_exports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,36 +16,18 @@ from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import Record
 from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
-from tests.trainer.streams import (
-    TASKS,
-    Buried,
-    RecordedReader,
-    end_ms,
-    recorded,
-    with_corrections,
-)
-from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint
-from trainer.config import RunConfig, TrainerConfig
-from trainer.export import Position, list_exports, read_export
+from tests.trainer.loop_runs import CONFIG, NUM_MESSAGES, assert_same, contents, run_once
+from tests.trainer.streams import TASKS, Buried, end_ms, recorded, with_corrections
+from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, write_checkpoint
+from trainer.export import list_exports, read_export
 from trainer.learner import Learner, Scored
-from trainer.loop import train
-from trainer.model.config import ModelConfig
 from trainer.ne_log import NeLog, StepLine, read_ne_log
 from trainer.ranks import Ranks
 from trainer.session import Session
-from trainer.writer import Writer
 
-NUM_MESSAGES = 120
-CONFIG = TrainerConfig(
-    model=ModelConfig(
-        tasks=TASKS, embedding_dim=8, num_layers=1, num_heads=1, qk_dim=8, value_dim=8,
-        hidden_dim=16, max_history=16, max_positions=16, attention_divisor=16.0,
-    ),
-    table_rows=64,
-    token_budget=48,
-    num_negatives=8,
-    window_targets=50,
-)  # fmt: skip
+
+class Killed(Exception):
+    """Ends a run in the middle of a step."""
 
 
 class StopAfter(StopSignal):
@@ -57,58 +40,6 @@ class StopAfter(StopSignal):
     def requested(self) -> bool:
         self._looks -= 1
         return self._looks < 0
-
-
-def run_config(directory: Path, **changes: object) -> RunConfig:
-    run = RunConfig(
-        checkpoint_dir=directory / "checkpoints",
-        export_dir=directory / "exports",
-        ne_log=directory / "ne.jsonl",
-        checkpoint_every_steps=3,
-        export_every_seconds=3600.0,
-        deterministic=True,
-        stop_at_clock_ms=end_ms(NUM_MESSAGES),
-    )
-    return replace(run, **changes)
-
-
-def run_once(
-    directory: Path,
-    ranks: Ranks,
-    *,
-    records: list[Record],
-    seed: int = 0,
-    config: TrainerConfig = CONFIG,
-    stop: StopSignal | None = None,
-    buried: Buried | None = None,
-    **changes: object,
-) -> Session:
-    def open_reader(positions: dict[int, Position]) -> RecordedReader:
-        return RecordedReader(records, {p: at.offset for p, at in positions.items()}, seed=seed)
-
-    return train(
-        config,
-        run_config(directory, **changes),
-        ranks=ranks,
-        starts={0: 0, 1: 0},
-        open_reader=open_reader,
-        graveyard=buried or Buried(),
-        stop=stop or StopSignal(),
-    )
-
-
-def contents(session: Session) -> Checkpoint:
-    checkpoint = session.checkpoint()
-    assert checkpoint is not None
-    return checkpoint
-
-
-def assert_same(left: Checkpoint, right: Checkpoint) -> None:
-    assert left.state == right.state
-    for group, tensors in left.tensors.items():
-        assert tensors.keys() == right.tensors[group].keys()
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, right.tensors[group][name]), (group, name)
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +63,7 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    original, submit = Session.train, Writer.submit
-    writers: list[Writer] = []
-    monkeypatch.setattr(
-        Writer, "submit", lambda self, job: (writers.append(self), submit(self, job))
-    )
+    original = Session.train
     num_steps = whole[0].state.step
     for kill_at in range(1, num_steps, 3):
 
@@ -154,13 +78,30 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
         with pytest.raises(Killed):
             run_once(directory, alone, records=records, seed=kill_at)
         monkeypatch.setattr(Session, "train", original)
-        for (
-            writer
-        ) in writers:  # a real kill ends this thread too; here it would write beside the next
-            writer.wait()
         session = run_once(directory, alone, records=records, seed=kill_at + 100)
         assert_same(contents(session), whole[0])
         assert read_ne_log(directory / "ne.jsonl") == whole[1]
+
+
+def test_a_run_that_fails_holds_its_directory_until_nothing_is_written_any_more(
+    alone: Ranks, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step = Session.train
+
+    def dying(self: Session, batch: object) -> StepLine:
+        if self.step == 4:
+            raise Killed
+        return train_step(self, batch)  # type: ignore[arg-type]
+
+    def slow(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+        time.sleep(0.3)
+        return write_checkpoint(directory, checkpoint, keep=keep)
+
+    monkeypatch.setattr(Session, "train", dying)
+    monkeypatch.setattr("trainer.loop.write_checkpoint", slow)
+    with pytest.raises(Killed):
+        run_once(tmp_path, alone, records=records)
+    assert [int(path.name) for path in list_checkpoints(tmp_path / "checkpoints")] == [3]
 
 
 def test_a_run_stopped_in_the_middle_checkpoints_and_goes_on_bit_for_bit(
