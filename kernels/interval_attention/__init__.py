@@ -60,8 +60,7 @@ def interval_attention(
     bias = checked_bias(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )
-    run = BACKENDS.choose(backend, Wish.of(q, max(q.shape[2], v.shape[2]))).run
-    return run(
+    return BACKENDS.choose(backend, Wish.of(q, max(q.shape[2], v.shape[2]))).run(
         q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals, score=score,
         scale=scale, divisor=divisor, bias=bias,
     )  # fmt: skip
