@@ -76,7 +76,7 @@ settings: setup ## Rewrite deploy/SETTINGS.md from the settings classes
 	$(PYTHON) -m deploy.settings_table
 
 kernels: .venv/.synced ## Compile the C++ of the kernels for this machine (CXX names the compiler)
-	$(PYTHON) -m kernels.interval_attention.cpu
+	$(PYTHON) -m kernels.library
 
 bench-kernels: setup ## Kernels against their targets on this machine, into build/bench/kernels.json
 	$(PYTHON) -m tests.benchmarks.bench_kernels
@@ -127,8 +127,8 @@ build/bootstrap/.installed: $(LOCKS)/bootstrap.txt | requirements
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	touch $@
 
-build/kernels/.built: .venv/.synced $(wildcard $(addprefix kernels/*/cpu/*.,cpp h py))
-	$(PYTHON) -m kernels.interval_attention.cpu
+build/kernels/.built: .venv/.synced kernels/library.py $(wildcard kernels/*/cpu/*.cpp kernels/*/cpu/*.h)
+	$(PYTHON) -m kernels.library
 	touch $@
 
 build/jars/%/.copied: deploy/pom.xml | requirements

@@ -45,7 +45,7 @@ STACKS = {
     "pyflink": "import pyflink.datastream",
     "pemja": "import pemja",
     "kafka": "import kafka; kafka.KafkaProducer",
-    "kernels": "from kernels.interval_attention.cpu.operator import load; load()",
+    "kernels": "from kernels.library import load; load()",
 }
 
 

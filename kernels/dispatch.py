@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from torch import Tensor
 from ingest.runtime.errors import FreshetError
 
 AUTO = "auto"
-NO_LIMIT = 1 << 31
+_NO_LIMIT = 1 << 31
+_HALVES = frozenset({torch.bfloat16, torch.float16})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,28 @@ class Backend:
     `automatic` backends are what "auto" chooses from, in the order of the table.
     """
 
-    run: Callable[..., Any]
+    run: Callable[..., Tensor]
     devices: frozenset[str] = frozenset()
     dtypes: frozenset[torch.dtype] = frozenset()
-    max_width: int = NO_LIMIT
+    max_width: int = _NO_LIMIT
     automatic: bool = True
+
+    @classmethod
+    def cpu(cls, run: Callable[..., Tensor], max_width: int = _NO_LIMIT) -> Backend:
+        """What computes half precision in float32, and may compute in float64."""
+        dtypes = _HALVES | {torch.float32, torch.float64}
+        return cls(run=run, devices=frozenset({"cpu"}), dtypes=dtypes, max_width=max_width)
+
+    @classmethod
+    def triton(cls, run: Callable[..., Tensor], max_width: int = _NO_LIMIT) -> Backend:
+        """What sums in float32 at most."""
+        dtypes = _HALVES | {torch.float32}
+        return cls(run=run, devices=frozenset({"cuda"}), dtypes=dtypes, max_width=max_width)
+
+    @classmethod
+    def reference(cls, run: Callable[..., Tensor]) -> Backend:
+        """What can do anything, and is only ever taken by name: nobody is slow without knowing."""
+        return cls(run=run, automatic=False)
 
     def lacks(self, wish: Wish) -> list[str]:
         """What of a wish it cannot do, in words; empty when it can do all."""
@@ -61,17 +78,25 @@ class Backends:
     operation: str
     table: dict[str, Backend]
 
-    def choose(self, name: str, wish: Wish) -> Backend:
-        """The backend of a name, or for "auto" the first automatic one that can do all.
+    def check(self, name: str) -> None:
+        """Refuse a name that is neither "auto" nor in the table.
 
         Raises:
-            FreshetError: no such backend, or it cannot do this; the message names those that can.
+            FreshetError: no such backend; the message lists those there are.
         """
         if name != AUTO and name not in self.table:
             raise FreshetError(
                 f"{self.operation} refuses backend",
                 detail=f"It is {name!r}, not one of {[AUTO, *self.table]}.",
             )
+
+    def choose(self, name: str, wish: Wish) -> Backend:
+        """The backend of a name, or for "auto" the first automatic one that can do all.
+
+        Raises:
+            FreshetError: no such backend, or it cannot do this; the message names those that can.
+        """
+        self.check(name)
         automatic = [each for each, backend in self.table.items() if backend.automatic]
         named = automatic if name == AUTO else [name]
         for each in named:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from ingest.runtime.errors import FreshetError
-from kernels.dispatch import AUTO, Backend, Backends, Wish
-from kernels.grouped_linear.cpu import linear as linear_cpu
-from kernels.grouped_linear.reference import reference
+from kernels.dispatch import AUTO, Wish
+from kernels.grouped_linear.dispatch import BACKENDS
 from kernels.groups import check_group, sort_groups
 
 
@@ -20,13 +16,14 @@ def grouped_linear(
     """Compute y_t = x_t weight[group_t] + bias[group_t].
 
     Shapes: x [T,I], weight [G,I,O], bias [G,O] or None, group int64[T] in 0..G-1 -> [T,O]. `backend`
-    is cpu, triton, reference or "auto".
+    is a name of `dispatch.BACKENDS`, or "auto".
 
     Raises:
         FreshetError: a wrong dtype, shape or device, a group outside 0..G-1, or a backend that cannot
             do this.
 
     Example:
+        >>> import torch
         >>> weight = torch.stack([torch.eye(2), 3 * torch.eye(2)])
         >>> grouped_linear(torch.ones(2, 2), weight, None, torch.tensor([1, 0])).tolist()
         [[3.0, 3.0], [1.0, 1.0]]
@@ -34,7 +31,7 @@ def grouped_linear(
     _check(x, weight, bias)
     check_group(group, x, "grouped linear")
     order, offsets = sort_groups(group, len(weight))
-    run = _BACKENDS.choose(backend, Wish.of(x, max(weight.shape[1:]))).run
+    run = BACKENDS.choose(backend, Wish.of(x, max(weight.shape[1:]))).run
     out: Tensor = run(x, weight, bias, order, offsets)
     return out
 
@@ -57,28 +54,3 @@ def _seen(x: Tensor, weight: Tensor) -> str:
 
 def _refused(argument: str, detail: str) -> FreshetError:
     return FreshetError(f"grouped linear refuses {argument}", detail=detail)
-
-
-def _linear_triton(*args: Any) -> Tensor:
-    # Imported here: Triton takes a second, and a machine without a GPU has no use for it.
-    from kernels.grouped_linear.triton import linear
-
-    return linear(*args)
-
-
-_BACKENDS = Backends(
-    operation="grouped linear",
-    table={
-        "cpu": Backend(
-            run=linear_cpu,
-            devices=frozenset({"cpu"}),
-            dtypes=frozenset({torch.float32, torch.float64}),
-        ),
-        "triton": Backend(
-            run=_linear_triton,
-            devices=frozenset({"cuda"}),
-            dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
-        ),
-        "reference": Backend(run=reference, automatic=False),
-    },
-)

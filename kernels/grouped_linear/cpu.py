@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.grouped_linear.operator import register
+from kernels.grouped_linear.operator import OPERATION
 
 # Where all sizes are multiples of this, a row's bits depend neither on how many rows there are nor on
 # where it stands among them: the matrix library takes other paths, which round otherwise, for less.
@@ -84,11 +84,18 @@ def _pack(order: Tensor, offsets: Tensor) -> _Packed:
     return _Packed(slots, spans, starts[-1], len(sizes))
 
 
+def _widened(x: Tensor) -> Tensor:
+    """In at least 32 bits: half precision is that of inputs and results alone."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor, offsets: Tensor
 ) -> Tensor:
     packed = _pack(order, offsets)
-    return packed.multiply(packed.pack(x), weight, bias)
+    wide, weight = _widened(x), _widened(weight)
+    bias = None if bias is None else _widened(bias)
+    return packed.multiply(packed.pack(wide), weight, bias).to(x.dtype)
 
 
 def _backward(
@@ -99,23 +106,22 @@ def _backward(
     order: Tensor,
     offsets: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    packed = _pack(order, offsets)
-    given, rows = packed.pack(out_gradient), packed.pack(x)
+    packed, weight = _pack(order, offsets), _widened(weight)
+    given, rows = packed.pack(_widened(out_gradient)), packed.pack(_widened(x))
     x_gradient = packed.multiply(given, weight.transpose(1, 2), None)
     weight_gradient = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-    bias_gradient = x.new_zeros(0 if bias is None else bias.shape)
+    bias_gradient = weight.new_zeros(0 if bias is None else bias.shape)
     _, num_in, num_out = weight.shape
     for group, first, last in packed.spans:
         its = given[first:last, :num_out]
         torch.mm(rows[first:last, :num_in].t(), its, out=weight_gradient[group])
         if bias is not None:
             torch.sum(its, 0, out=bias_gradient[group])
-    return x_gradient, weight_gradient, bias_gradient
+    dtype = x.dtype
+    return x_gradient.to(dtype), weight_gradient.to(dtype), bias_gradient.to(dtype)
 
 
-_library = register("freshet_cpu")
-_library.impl("grouped_linear", _forward, "CPU")
-_library.impl("grouped_linear_backward", _backward, "CPU")
+OPERATION.define("freshet_cpu", _forward, _backward)
 
 
 def linear(

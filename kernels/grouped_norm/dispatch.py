@@ -8,19 +8,17 @@ import torch
 from torch import Tensor
 
 from kernels.dispatch import Backend, Backends
-from kernels.grouped_norm.operator import register
+from kernels.grouped_norm.operator import OPERATION
 from kernels.grouped_norm.reference import reference
-from kernels.interval_attention.cpu import operator as cpu
+from kernels.library import load
 
 MAX_TRITON_WIDTH = 8192
 
-
-# Declared here, implemented by the library of `make kernels`.
-_library = register("freshet_cpu")
+OPERATION.declare("freshet_cpu")
 
 
 def _norm_cpu(x: Tensor, *rest: Any) -> Tensor:
-    cpu.load()
+    load()
     out: Tensor = torch.ops.freshet_cpu.grouped_norm(x.contiguous(), *rest)[0]
     return out
 
@@ -37,17 +35,8 @@ def backends(operation: str) -> Backends:
     return Backends(
         operation=operation,
         table={
-            "cpu": Backend(
-                run=_norm_cpu,
-                devices=frozenset({"cpu"}),
-                dtypes=frozenset({torch.float32, torch.float64}),
-            ),
-            "triton": Backend(
-                run=_norm_triton,
-                devices=frozenset({"cuda"}),
-                dtypes=frozenset({torch.float32, torch.bfloat16, torch.float16}),
-                max_width=MAX_TRITON_WIDTH,
-            ),
-            "reference": Backend(run=reference, automatic=False),
+            "cpu": Backend.cpu(_norm_cpu),
+            "triton": Backend.triton(_norm_triton, max_width=MAX_TRITON_WIDTH),
+            "reference": Backend.reference(reference),
         },
     )

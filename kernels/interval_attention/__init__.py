@@ -6,9 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from kernels.dispatch import AUTO, Wish
 from kernels.interval_attention.bias import checked_bias
 from kernels.interval_attention.checks import check_scoring, check_tensors, checked_intervals
-from kernels.interval_attention.dispatch import AUTO, Wish, choose
+from kernels.interval_attention.dispatch import BACKENDS
 
 Score = Literal["silu", "softmax"]
 
@@ -59,7 +60,7 @@ def interval_attention(
     bias = checked_bias(
         position_bias, time_bias, q_positions, q_times_ms, kv_times_ms, q=q, k=k, offsets=q_offsets
     )
-    return choose(backend, Wish.of(q, v, score)).attend(
+    return BACKENDS.choose(backend, Wish.of(q, max(q.shape[2], v.shape[2]))).run(
         q, k, v, q_offsets=q_offsets, kv_offsets=kv_offsets, intervals=intervals, score=score,
         scale=scale, divisor=divisor, bias=bias,
     )  # fmt: skip

@@ -21,12 +21,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
 
 
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-    output, sums = operator.forward_shapes(*inputs)
+    output, sums = operator.result_shapes(*inputs)
     return output.copy_(_reference(*inputs)), sums.zero_()
 
 
 def _backward(grad: Tensor, _: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    trained = [at for at in (0, 1, 2, 6, 8) if inputs[at] is not None]
+    trained = [at for at in operator.TRAINED if inputs[at] is not None]
 
     def attended(*leaves: Tensor) -> Tensor:
         given = dict(enumerate(inputs)) | dict(zip(trained, leaves, strict=True))
@@ -36,7 +36,7 @@ def _backward(grad: Tensor, _: Tensor, __: Tensor, *inputs: Any) -> tuple[Tensor
     gradients_of = torch.func.vjp(attended, *(inputs[at] for at in trained))[1]
     found = dict(zip(trained, gradients_of(grad), strict=True))
     absent = grad.new_empty(0)
-    return tuple(found.get(at, absent) for at in (0, 1, 2, 6, 8))
+    return tuple(found.get(at, absent) for at in operator.TRAINED)
 
 
 def _reference(

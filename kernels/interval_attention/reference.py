@@ -149,8 +149,11 @@ def _biases(bias: Bias, group: _Group) -> Tensor | None:
 def _distances(bias: PositionBias, group: _Group) -> Tensor:
     """int32[num,padded,columns]: places in the table."""
     positions = _pad(bias.q_positions, group.rows, group.row_slots, group.num, group.padded)
+    farthest = len(bias.table) - 1
+    # Beyond these every column is as far as the table goes; within them 32 bits suffice.
+    positions = positions.clamp(-1, farthest + group.columns).int()
     column = torch.arange(group.columns, dtype=torch.int32, device=positions.device)
-    return (positions.int()[:, :, None] - column).clamp_(0, len(bias.table) - 1)
+    return (positions[:, :, None] - column).clamp_(0, farthest)
 
 
 def _buckets(bias: TimeBias, group: _Group) -> Tensor:

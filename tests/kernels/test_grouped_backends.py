@@ -83,7 +83,12 @@ def make_case(operation: str, num_rows: int, seed: int = 0) -> Case:
     }
 
 
-def run(function: Callable[..., Tensor], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+def run(
+    function: Callable[..., Tensor],
+    case: Case,
+    dtype: torch.dtype,
+    slope_dtype: torch.dtype = torch.float64,
+) -> dict[str, Tensor]:
     """The output and all gradients; the output's own gradient depends on its shape alone."""
     moved = {
         name: each.to(DEVICE, dtype if each.is_floating_point() else None)
@@ -98,7 +103,7 @@ def run(function: Callable[..., Tensor], case: Case, dtype: torch.dtype) -> dict
         moved[name] = moved[name].detach().requires_grad_()
     out = function(*moved.values())
     slope = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).view(out.shape)
-    out.backward(slope.to(DEVICE, dtype))
+    out.backward(slope.to(slope_dtype).to(DEVICE, dtype))
     return {"out": out.detach()} | {name: moved[name].grad for name in names}
 
 
@@ -124,6 +129,23 @@ def test_it_errs_at_most_twice_as_much_as_the_definition_in_its_precision(
         unit = torch.finfo(torch.float32).eps * exact.abs().max()
         allowed = 2 * (plain[name] - exact).abs().max() + 2 * unit
         assert (fast[name] - exact).abs().max() <= allowed, name
+
+
+@pytest.mark.skipif(TRITON, reason="Triton's tiles, and so its order of sums, depend on the type")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_half_precision_is_that_of_inputs_and_results_alone(
+    operation: str, dtype: torch.dtype
+) -> None:
+    case = make_case(operation, 97)
+    rounded = {
+        name: each.to(dtype) if isinstance(each, Tensor) and each.is_floating_point() else each
+        for name, each in case.items()
+    }
+    half = run(backend_of(case["operation"]), rounded, dtype, dtype)
+    wide = run(backend_of(case["operation"]), rounded, torch.float32, dtype)
+    for name, expected in wide.items():
+        assert torch.equal(half[name], expected.to(dtype)), name
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

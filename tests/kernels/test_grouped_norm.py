@@ -16,7 +16,6 @@ from ingest.runtime.errors import FreshetError
 from kernels.grouped_linear import grouped_linear
 from kernels.grouped_norm import grouped_norm
 from kernels.norm_gate import norm_gate
-from kernels.silu import silu
 
 NUM_GROUPS, WIDTH = 3, 6
 BACKENDS = ["cpu", "reference"]
@@ -98,22 +97,6 @@ def test_gradients_of_norm_gate(biased: bool, backend: str) -> None:
     assert torch.autograd.gradcheck(lambda *a: norm_gate(*a, *bias, backend=backend), leaves)
 
 
-def test_silu_and_its_gradient() -> None:
-    x = normal(37).requires_grad_()
-    torch.testing.assert_close(silu(x), functional.silu(x))
-    assert torch.autograd.gradcheck(silu, [x])
-    assert silu(torch.tensor([torch.nan, 0.0, 30.0, -200.0])).tolist()[1:3] == [0.0, 30.0]
-    assert silu(torch.tensor([torch.nan])).isnan()
-
-
-def test_silu_errs_at_most_twice_as_much_as_pytorch() -> None:
-    x = normal(4097).float() * 6
-    exact = functional.silu(x.double())
-    allowed = 2 * (functional.silu(x) - exact).abs().max()
-    assert (silu(x) - exact).abs().max() <= allowed
-    assert torch.equal(silu(x)[3:20], silu(x[3:20]))
-
-
 def norm_loss(*leaves: Tensor) -> Tensor:
     x, weight, bias, group = leaves
     return grouped_norm(x, weight, bias, group).square().sum()
@@ -134,7 +117,6 @@ def linear_loss(*leaves: Tensor) -> Tensor:
         (norm_loss, list(make_case([2, 0, 0, 2]).values())),
         (linear_loss, list(make_case([2, 0, 0, 2]).values())),
         (gate_loss, list(gate_case().values())),
-        (lambda x: silu(x).square().sum(), [normal(9)]),
     ],
 )
 def test_compilers_see_through_it(loss: Callable[..., Tensor], leaves: list[Tensor]) -> None:
@@ -167,7 +149,7 @@ def test_a_compiled_call_refuses_the_same_groups() -> None:
 def test_the_operators_keep_pytorchs_rules() -> None:
     case, gated = make_case([2, 0, 0, 2]), gate_case()
     order, offsets = torch.tensor([1, 2, 0, 3]), torch.tensor([0, 2, 2, 4])
-    grouped_norm(**case), silu(case["x"])
+    grouped_norm(**case)
     x, weight, bias = (case[name].requires_grad_() for name in ("x", "weight", "bias"))
     ops = torch.ops.freshet_cpu
     tables = (gated["weight"][None].requires_grad_(), gated["bias"][None].requires_grad_())
@@ -175,7 +157,6 @@ def test_the_operators_keep_pytorchs_rules() -> None:
         (ops.grouped_norm, (x[:, None], None, weight, bias, order, offsets, False, 1e-5)),
         (ops.grouped_norm, (gated["x"], gated["gate"], *tables, None, None, True, 1e-5)),
         (ops.grouped_linear, (x, normal(3, WIDTH, 2), None, order, offsets)),
-        (ops.silu, (x,)),
         (torch.ops.freshet.sort_groups, (case["group"], 3)),
     ):
         torch.library.opcheck(operator.default, arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ingest.runtime.errors import FreshetError
 from kernels.interval_attention import interval_attention
 from kernels.interval_attention.bias import edges_ms
-from kernels.interval_attention.cpu.operator import load
+from kernels.library import load
 from tests.kernels import attention_cases
 from tests.kernels.attention_cases import TRAINED
 

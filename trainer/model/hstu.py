@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -16,9 +17,8 @@ from torch.utils.checkpoint import (
 
 from kernels.dispatch import AUTO
 from kernels.interval_attention import interval_attention
-from kernels.interval_attention.dispatch import check_backend
+from kernels.interval_attention.dispatch import BACKENDS
 from kernels.norm_gate import norm_gate
-from kernels.silu import silu
 from trainer.model.config import ModelConfig
 from trainer.model.registry import register
 
@@ -79,7 +79,7 @@ class HSTULayer(nn.Module):
 
         `past` is this layer's keys, its values and `Past.columns`.
         """
-        projected = silu(self.uvqk(self.norm(x)), backend=self.row_backend)
+        projected = functional.silu(self.uvqk(self.norm(x)))
         joined = projected.unflatten(1, (self.num_heads, -1))
         gate, values, queries, keys = joined.split(self.widths, dim=2)
         all_keys, all_values = keys, values
@@ -126,7 +126,7 @@ class HSTU(nn.Module):
         self, config: ModelConfig, attention_backend: str, *, rematerialize: bool = False
     ) -> None:
         super().__init__()
-        check_backend(attention_backend)
+        BACKENDS.check(attention_backend)
         self.rematerialize = rematerialize
         self.layers = nn.ModuleList(
             HSTULayer(config, attention_backend) for _ in range(config.num_layers)

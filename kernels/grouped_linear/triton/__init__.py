@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.grouped_linear.operator import register
+from kernels.grouped_linear.operator import OPERATION
 from kernels.grouped_linear.triton.kernels import product_kernel, weight_gradient_kernel
 from kernels.interval_attention.triton.launch import tiles_of
 
@@ -84,6 +84,4 @@ def _backward(
     return x_gradient, weight_gradient, bias_gradient
 
 
-_library = register("freshet_triton")
-_library.impl("grouped_linear", _multiply, "CompositeExplicitAutograd")
-_library.impl("grouped_linear_backward", _backward, "CompositeExplicitAutograd")
+OPERATION.define("freshet_triton", _multiply, _backward)

@@ -1,9 +1,10 @@
 // Normalisation of rows, with weights by group and an optional gate, in one pass each way.
 //
-// Rows come sorted by group and are cut into tiles of one group. A tile sums its share of the weights'
-// gradients, and a group adds its tiles in order: no bit depends on the number of threads.
+// Rows come sorted by group and are cut into tiles of one group. A tile sums its share of the
+// weights' gradients, and a group adds its tiles in order: no bit depends on the number of threads.
 
 #include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -14,6 +15,7 @@
 #include <cmath>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace freshet {
@@ -27,50 +29,54 @@ struct Tile {
   int64_t group, first, last;
 };
 
-template <typename T>
+// A row as what is computed in: where it lies if it is that already, else in scratch.
+template <typename S, typename T>
+const T* read(const S* from, int64_t width, T* scratch) {
+  if constexpr (std::is_same_v<S, T>) {
+    return from;
+  } else {
+    std::copy_n(from, width, scratch);
+    return scratch;
+  }
+}
+
+// S is what rows are stored as, T what is computed in.
+template <typename S, typename T = at::opmath_type<S>>
 struct Rows {
-  const T *x, *gate, *weight, *bias;
-  const int64_t* order;
+  const S *x, *gate;         // without a gate null
+  const T *weight, *bias;    // [groups, width]; an absent bias is zeros
+  const int64_t* order;      // null where rows stand in order
   int64_t gate_row, gate_head, num_heads, head_width, width;
   T epsilon;
   bool rms;
 
   int64_t row(int64_t place) const { return order == nullptr ? place : order[place]; }
-  const T* bias_of(int64_t group, int64_t head) const {
-    return bias == nullptr ? nullptr : bias + group * width + head * head_width;
-  }
-  const T* gate_of(int64_t row, int64_t head) const {
-    return gate == nullptr ? nullptr : gate + row * gate_row + head * gate_head;
+
+  const T* gate_of(int64_t row, T* scratch) const {
+    const S* from = gate + row * gate_row;
+    if (num_heads == 1) return read(from, width, scratch);
+    for (int64_t head = 0; head < num_heads; ++head, from += gate_head) {
+      std::copy_n(from, head_width, scratch + head * head_width);
+    }
+    return scratch;
   }
 };
 
-template <typename T>
-const T* pointer(const MaybeTensor& x) {
-  return x.has_value() ? x->const_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-Rows<T> rows_of(
-    const Tensor& x, const MaybeTensor& gate, const Tensor& weight, const MaybeTensor& bias,
-    const MaybeTensor& order, bool rms, double epsilon) {
-  return {
-      x.const_data_ptr<T>(), pointer<T>(gate), weight.const_data_ptr<T>(), pointer<T>(bias),
-      pointer<int64_t>(order), gate.has_value() ? gate->stride(0) : 0,
-      gate.has_value() ? gate->stride(1) : 0, x.size(1), x.size(2), x.size(1) * x.size(2),
-      static_cast<T>(epsilon), rms};
-}
-
-std::vector<Tile> tiles_of(const MaybeTensor& offsets, int64_t num_rows, int64_t num_groups) {
-  std::vector<Tile> tiles;
-  const int64_t* edges = pointer<int64_t>(offsets);
-  for (int64_t group = 0; group < num_groups; ++group) {
-    const int64_t begin = edges == nullptr ? 0 : edges[group];
-    const int64_t end = edges == nullptr ? num_rows : edges[group + 1];
-    for (int64_t at = begin; at < end; at += kTileRows) {
-      tiles.push_back({group, at, std::min(at + kTileRows, end)});
-    }
+// Where a row of results is computed, for `write` to round if it is not stored so.
+template <typename S, typename T>
+T* target(S* to, T* scratch) {
+  if constexpr (std::is_same_v<S, T>) {
+    return to;
+  } else {
+    return scratch;
   }
-  return tiles;
+}
+
+template <typename S, typename T>
+void write(S* to, const T* from, int64_t width) {
+  if constexpr (!std::is_same_v<S, T>) {
+    for (int64_t c = 0; c < width; ++c) to[c] = static_cast<S>(from[c]);
+  }
 }
 
 template <typename T>
@@ -80,127 +86,193 @@ void statistics(const T* x, int64_t width, bool rms, T epsilon, T& mean, T& rstd
 #pragma omp simd reduction(+ : sum)
     for (int64_t c = 0; c < width; ++c) sum += x[c];
   }
-  mean = sum / width;
+  const T inverse = T(1) / width, centre = sum * inverse;
   T squares = 0;
-  const T centre = mean;
 #pragma omp simd reduction(+ : squares)
   for (int64_t c = 0; c < width; ++c) squares += (x[c] - centre) * (x[c] - centre);
-  rstd = T(1) / std::sqrt(squares / width + epsilon);
+  mean = centre;
+  rstd = T(1) / std::sqrt(squares * inverse + epsilon);
 }
 
-// y = ((x - mean) * rstd * weight + bias) * gate over one head; a null bias or gate is none.
-template <typename T>
-void finish(
-    const T* __restrict x, const T* __restrict weight, const T* __restrict bias,
-    const T* __restrict gate, T* __restrict y, int64_t width, T mean, T rstd) {
-  if (bias != nullptr && gate != nullptr) {
-    for (int64_t c = 0; c < width; ++c) {
-      y[c] = ((x[c] - mean) * rstd * weight[c] + bias[c]) * gate[c];
-    }
-    return;
-  }
-  for (int64_t c = 0; c < width; ++c) y[c] = (x[c] - mean) * rstd * weight[c];
-  for (int64_t c = 0; bias != nullptr && c < width; ++c) y[c] += bias[c];
-  for (int64_t c = 0; gate != nullptr && c < width; ++c) y[c] *= gate[c];
-}
-
-template <typename T>
-void normalise(const Rows<T>& rows, const Tile& tile, T* out, T* means, T* rstds) {
-  const T* weight = rows.weight + tile.group * rows.width;
+template <typename S, typename T>
+void normalise(const Rows<S, T>& rows, const Tile& tile, S* out, T* means, T* rstds) {
+  const int64_t width = rows.width;
+  const T* __restrict weight = rows.weight + tile.group * width;
+  const T* __restrict bias = rows.bias + tile.group * width;
+  std::vector<T> scratch(3 * width);
   for (int64_t place = tile.first; place < tile.last; ++place) {
     const int64_t row = rows.row(place);
-    const T* x = rows.x + row * rows.width;
-    statistics(x, rows.width, rows.rms, rows.epsilon, means[row], rstds[row]);
-    for (int64_t head = 0; head < rows.num_heads; ++head) {
-      const int64_t at = head * rows.head_width;
-      finish(
-          x + at, weight + at, rows.bias_of(tile.group, head), rows.gate_of(row, head),
-          out + row * rows.width + at, rows.head_width, means[row], rstds[row]);
+    const T* __restrict x = read(rows.x + row * width, width, scratch.data());
+    statistics(x, width, rows.rms, rows.epsilon, means[row], rstds[row]);
+    const T mean = means[row], rstd = rstds[row];
+    S* const to = out + row * width;
+    T* __restrict y = target(to, scratch.data() + width);
+    if (rows.gate == nullptr) {
+      for (int64_t c = 0; c < width; ++c) y[c] = (x[c] - mean) * rstd * weight[c] + bias[c];
+    } else {
+      const T* __restrict gate = rows.gate_of(row, scratch.data() + 2 * width);
+      for (int64_t c = 0; c < width; ++c) {
+        y[c] = ((x[c] - mean) * rstd * weight[c] + bias[c]) * gate[c];
+      }
     }
+    write(to, y, width);
   }
 }
 
-// The gradients of the gate and of what it multiplies, over one head, from that of the product.
+// The gradients of a row's gate and of what it multiplies, from that of the product.
 template <typename T>
 void split(
     const T* __restrict given, const T* __restrict normal, const T* __restrict weight,
     const T* __restrict bias, const T* __restrict gate, T* __restrict gate_gradient,
-    T* __restrict dy, int64_t width) {
-  if (bias == nullptr) {
-    for (int64_t c = 0; c < width; ++c) gate_gradient[c] = given[c] * normal[c] * weight[c];
-  } else {
-    for (int64_t c = 0; c < width; ++c) {
-      gate_gradient[c] = given[c] * (normal[c] * weight[c] + bias[c]);
-    }
+    T* __restrict ungated, int64_t width) {
+  for (int64_t c = 0; c < width; ++c) {
+    gate_gradient[c] = given[c] * (normal[c] * weight[c] + bias[c]);
+    ungated[c] = given[c] * gate[c];
   }
-  for (int64_t c = 0; c < width; ++c) dy[c] = given[c] * gate[c];
 }
 
 // The gradient of x from that of the row behind weight and bias, and its share of both of theirs.
 template <typename T>
 void unnormalise(
-    const T* __restrict dy, const T* __restrict normal, const T* __restrict weight,
+    const T* __restrict given, const T* __restrict normal, const T* __restrict weight,
     T* __restrict x_gradient, T* __restrict weight_sum, T* __restrict bias_sum, int64_t width,
     bool rms, T rstd) {
   T sum = 0, product = 0;
 #pragma omp simd reduction(+ : sum, product)
   for (int64_t c = 0; c < width; ++c) {
-    const T unit = dy[c] * weight[c];
+    const T unit = given[c] * weight[c];
     sum += unit;
     product += unit * normal[c];
   }
-  const T centre = rms ? T(0) : sum / width, slope = product / width;
+  const T inverse = T(1) / width;
+  const T centre = rms ? T(0) : sum * inverse, slope = product * inverse;
   for (int64_t c = 0; c < width; ++c) {
-    x_gradient[c] = rstd * (dy[c] * weight[c] - centre - normal[c] * slope);
-    weight_sum[c] += dy[c] * normal[c];
-    bias_sum[c] += dy[c];
+    x_gradient[c] = rstd * (given[c] * weight[c] - centre - normal[c] * slope);
+    weight_sum[c] += given[c] * normal[c];
+    bias_sum[c] += given[c];
   }
 }
 
-template <typename T>
+// `sums` [2, width] are the tile's of weight and bias.
+template <typename S, typename T>
 void differentiate(
-    const Rows<T>& rows, const Tile& tile, const T* out_gradient, const T* means, const T* rstds,
-    T* x_gradient, T* gate_gradient, T* partial) {
+    const Rows<S, T>& rows, const Tile& tile, const S* out_gradient, const T* means,
+    const T* rstds, S* x_gradient, S* gate_gradient, T* sums) {
   const int64_t width = rows.width;
-  const T* weight = rows.weight + tile.group * width;
-  std::vector<T> scratch(2 * width);
-  T *normal = scratch.data(), *dy = normal + width;
+  const T* const weight = rows.weight + tile.group * width;
+  const T* const bias = rows.bias + tile.group * width;
+  std::vector<T> scratch(6 * width);
+  T *wide = scratch.data(), *given = wide + width, *gate = given + width, *result = gate + width,
+    *normal = result + width, *ungated = normal + width;
   for (int64_t place = tile.first; place < tile.last; ++place) {
     const int64_t row = rows.row(place);
-    const T *x = rows.x + row * width, *given = out_gradient + row * width;
     const T mean = means[row], rstd = rstds[row];
+    const T* const x = read(rows.x + row * width, width, wide);
     for (int64_t c = 0; c < width; ++c) normal[c] = (x[c] - mean) * rstd;
-    for (int64_t head = 0; rows.gate != nullptr && head < rows.num_heads; ++head) {
-      const int64_t at = head * rows.head_width;
-      split(
-          given + at, normal + at, weight + at, rows.bias_of(tile.group, head),
-          rows.gate_of(row, head), gate_gradient + row * width + at, dy + at, rows.head_width);
+    const T* slope = read(out_gradient + row * width, width, given);
+    if (rows.gate != nullptr) {
+      S* const to = gate_gradient + row * width;
+      T* const found = target(to, result);
+      split(slope, normal, weight, bias, rows.gate_of(row, gate), found, ungated, width);
+      write(to, found, width);
+      slope = ungated;
     }
-    unnormalise(
-        rows.gate == nullptr ? given : dy, normal, weight, x_gradient + row * width, partial,
-        partial + width, width, rows.rms, rstd);
+    S* const to = x_gradient + row * width;
+    T* const found = target(to, result);
+    unnormalise(slope, normal, weight, found, sums, sums + width, width, rows.rms, rstd);
+    write(to, found, width);
   }
 }
 
-// Tiles are worth a thread each from about this many numbers on.
-int64_t grain(int64_t width) { return std::max<int64_t>(1, 65536 / (kTileRows * width + 1)); }
+// What the two operators are given, with tables as what is computed in.
+struct Arguments {
+  Tensor x;
+  MaybeTensor gate;
+  Tensor weight, bias;
+  MaybeTensor order, offsets;
+  bool rms;
+  double epsilon;
 
-Tensor statistic(const Tensor& x) { return at::empty({x.size(0)}, x.options()); }
+  Arguments(
+      const Tensor& x, const MaybeTensor& gate, const Tensor& weight, const MaybeTensor& bias,
+      const MaybeTensor& order, const MaybeTensor& offsets, bool rms, double epsilon)
+      : x(x), gate(gate), order(order), offsets(offsets), rms(rms), epsilon(epsilon) {
+    this->weight = weight.to(computed_in()).contiguous();
+    this->bias = bias.has_value() ? bias->to(computed_in()).contiguous()
+                                  : at::zeros(weight.sizes(), this->weight.options());
+  }
+
+  at::ScalarType computed_in() const { return at::toOpMathType(x.scalar_type()); }
+  Tensor statistic() const { return at::empty({x.size(0)}, weight.options()); }
+
+  template <typename S, typename T = at::opmath_type<S>>
+  Rows<S, T> rows() const {
+    return {
+        x.const_data_ptr<S>(), gate.has_value() ? gate->const_data_ptr<S>() : nullptr,
+        weight.const_data_ptr<T>(), bias.const_data_ptr<T>(),
+        order.has_value() ? order->const_data_ptr<int64_t>() : nullptr,
+        gate.has_value() ? gate->stride(0) : 0, gate.has_value() ? gate->stride(1) : 0, x.size(1),
+        x.size(2), x.size(1) * x.size(2), static_cast<T>(epsilon), rms};
+  }
+
+  std::vector<Tile> tiles() const {
+    std::vector<Tile> found;
+    const int64_t* edges = offsets.has_value() ? offsets->const_data_ptr<int64_t>() : nullptr;
+    for (int64_t group = 0; group < weight.size(0); ++group) {
+      const int64_t begin = edges == nullptr ? 0 : edges[group];
+      const int64_t end = edges == nullptr ? x.size(0) : edges[group + 1];
+      for (int64_t at = begin; at < end; at += kTileRows) {
+        found.push_back({group, at, std::min(at + kTileRows, end)});
+      }
+    }
+    return found;
+  }
+};
+
+// work(place, tile), on a thread each where that is worth it.
+template <typename Work>
+void each_tile(const std::vector<Tile>& tiles, int64_t width, const Work& work) {
+  const int64_t grain = std::max<int64_t>(1, 65536 / (kTileRows * width + 1));
+  at::parallel_for(0, tiles.size(), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) work(at, tiles[at]);
+  });
+}
+
+#define FRESHET_DISPATCH(x, ...)     \
+  AT_DISPATCH_FLOATING_TYPES_AND2(   \
+      at::kBFloat16, at::kHalf, (x).scalar_type(), "grouped_norm_cpu", __VA_ARGS__)
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& x, const MaybeTensor& gate, const Tensor& weight, const MaybeTensor& bias,
     const MaybeTensor& order, const MaybeTensor& offsets, bool rms, double epsilon) {
-  Tensor out = at::empty(x.sizes(), x.options()), mean = statistic(x), rstd = statistic(x);
-  const std::vector<Tile> tiles = tiles_of(offsets, x.size(0), weight.size(0));
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "grouped_norm_cpu", [&] {
-    const auto rows = rows_of<scalar_t>(x, gate, weight, bias, order, rms, epsilon);
-    scalar_t *to = out.mutable_data_ptr<scalar_t>(), *means = mean.mutable_data_ptr<scalar_t>(),
-             *rstds = rstd.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, tiles.size(), grain(rows.width), [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; ++at) normalise(rows, tiles[at], to, means, rstds);
+  const Arguments given(x, gate, weight, bias, order, offsets, rms, epsilon);
+  Tensor out = at::empty(x.sizes(), x.options());
+  Tensor mean = given.statistic(), rstd = given.statistic();
+  FRESHET_DISPATCH(x, [&] {
+    using computed_t = at::opmath_type<scalar_t>;
+    const auto rows = given.rows<scalar_t>();
+    auto* to = out.mutable_data_ptr<scalar_t>();
+    auto* means = mean.mutable_data_ptr<computed_t>();
+    auto* rstds = rstd.mutable_data_ptr<computed_t>();
+    each_tile(given.tiles(), rows.width, [&](int64_t, const Tile& tile) {
+      normalise(rows, tile, to, means, rstds);
     });
   });
   return {out, mean, rstd};
+}
+
+// The tiles' sums, added in their order into [groups, 2, width]; zero for a group without rows.
+template <typename T>
+Tensor add_in_order(
+    const std::vector<T>& sums, const std::vector<Tile>& tiles, const Tensor& like) {
+  const int64_t size = 2 * like.size(1);
+  Tensor total = at::zeros({like.size(0), 2, like.size(1)}, like.options().dtype(at::kDouble));
+  double* const to = total.mutable_data_ptr<double>();
+  for (size_t at = 0; at < tiles.size(); ++at) {
+    double* const line = to + tiles[at].group * size;
+    for (int64_t c = 0; c < size; ++c) line[c] += sums[at * size + c];
+  }
+  return total;
 }
 
 // Gradients of x, the gate, the weight and the bias; an absent one's is empty.
@@ -208,43 +280,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& out_gradient, const Tensor& mean, const Tensor& rstd, const Tensor& x,
     const MaybeTensor& gate, const Tensor& weight, const MaybeTensor& bias,
     const MaybeTensor& order, const MaybeTensor& offsets, bool rms, double epsilon) {
-  const Tensor given = out_gradient.contiguous();
-  const std::vector<Tile> tiles = tiles_of(offsets, x.size(0), weight.size(0));
+  const Arguments given(x, gate, weight, bias, order, offsets, rms, epsilon);
+  const Tensor slope = out_gradient.contiguous(), none = at::empty({0}, x.options());
+  const std::vector<Tile> tiles = given.tiles();
   Tensor x_gradient = at::empty(x.sizes(), x.options());
-  Tensor gate_gradient =
-      gate.has_value() ? at::empty(x.sizes(), x.options()) : at::empty({0}, x.options());
-  Tensor weight_gradient = at::zeros(weight.sizes(), x.options());
-  Tensor bias_gradient =
-      bias.has_value() ? at::zeros(weight.sizes(), x.options()) : at::empty({0}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "grouped_norm_cpu_backward", [&] {
-    const auto rows = rows_of<scalar_t>(x, gate, weight, bias, order, rms, epsilon);
-    const int64_t width = rows.width;
-    const scalar_t *from = given.const_data_ptr<scalar_t>(),
-                   *means = mean.const_data_ptr<scalar_t>(),
-                   *rstds = rstd.const_data_ptr<scalar_t>();
-    scalar_t *dx = x_gradient.mutable_data_ptr<scalar_t>(),
-             *dgate = gate_gradient.mutable_data_ptr<scalar_t>();
-    std::vector<scalar_t> partials(tiles.size() * 2 * width);
-    at::parallel_for(0, tiles.size(), grain(width), [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; ++at) {
-        scalar_t* partial = partials.data() + at * 2 * width;
-        differentiate(rows, tiles[at], from, means, rstds, dx, dgate, partial);
-      }
+  Tensor gate_gradient = gate.has_value() ? at::empty(x.sizes(), x.options()) : none;
+  Tensor sums;
+  FRESHET_DISPATCH(x, [&] {
+    using computed_t = at::opmath_type<scalar_t>;
+    const auto rows = given.rows<scalar_t>();
+    const auto* from = slope.const_data_ptr<scalar_t>();
+    const auto* means = mean.const_data_ptr<computed_t>();
+    const auto* rstds = rstd.const_data_ptr<computed_t>();
+    auto* dx = x_gradient.mutable_data_ptr<scalar_t>();
+    auto* dgate = gate_gradient.mutable_data_ptr<scalar_t>();
+    std::vector<computed_t> partials(tiles.size() * 2 * rows.width);
+    each_tile(tiles, rows.width, [&](int64_t at, const Tile& tile) {
+      computed_t* const partial = partials.data() + at * 2 * rows.width;
+      differentiate(rows, tile, from, means, rstds, dx, dgate, partial);
     });
-    std::vector<double> sums(2 * width);
-    for (size_t at = 0; at < tiles.size(); ++at) {
-      const scalar_t* partial = partials.data() + at * 2 * width;
-      for (int64_t c = 0; c < 2 * width; ++c) sums[c] += partial[c];
-      if (at + 1 < tiles.size() && tiles[at + 1].group == tiles[at].group) continue;
-      const int64_t to = tiles[at].group * width;
-      std::copy_n(sums.data(), width, weight_gradient.mutable_data_ptr<scalar_t>() + to);
-      if (bias.has_value()) {
-        std::copy_n(sums.data() + width, width, bias_gradient.mutable_data_ptr<scalar_t>() + to);
-      }
-      std::fill(sums.begin(), sums.end(), 0.0);
-    }
+    sums = add_in_order(partials, tiles, given.weight);
   });
-  return {x_gradient, gate_gradient, weight_gradient, bias_gradient};
+  const auto dtype = x.scalar_type();
+  return {
+      x_gradient, gate_gradient, sums.select(1, 0).to(dtype).contiguous(),
+      bias.has_value() ? sums.select(1, 1).to(dtype).contiguous() : at::empty({0}, x.options())};
 }
 
 }  // namespace

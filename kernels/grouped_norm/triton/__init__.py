@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.grouped_norm.operator import register
+from kernels.grouped_norm.operator import OPERATION
 from kernels.grouped_norm.triton.kernels import backward_kernel, forward_kernel, sum_kernel
 from kernels.interval_attention.triton.launch import Tiles, tiles_of
 
@@ -137,6 +137,4 @@ def _arguments(
     }  # fmt: skip
 
 
-_library = register("freshet_triton")
-_library.impl("grouped_norm", _forward, "CompositeExplicitAutograd")
-_library.impl("grouped_norm_backward", _backward, "CompositeExplicitAutograd")
+OPERATION.define("freshet_triton", _forward, _backward)

@@ -1,4 +1,4 @@
-// The two operators that PyTorch sees.
+// The two operators of ../operator.py.
 
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -165,19 +165,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 
 }  // namespace
 }  // namespace freshet
-
-// A macro, because schemas are literals.
-#define FRESHET_ARGUMENTS                                                                         \
-  "Tensor q, Tensor k, Tensor v, Tensor q_offsets, Tensor kv_offsets, Tensor intervals, "         \
-  "Tensor? position_bias, Tensor? q_positions, Tensor? time_bias, Tensor? edges_ms, "             \
-  "Tensor? q_times_ms, Tensor? kv_times_ms, bool softmax, float scale, float divisor"
-
-TORCH_LIBRARY(freshet_cpu, library) {
-  library.def("interval_attention(" FRESHET_ARGUMENTS ") -> (Tensor, Tensor)");
-  library.def(
-      "interval_attention_backward(Tensor grad, Tensor output, Tensor log_sums, " FRESHET_ARGUMENTS
-      ") -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-}
 
 TORCH_LIBRARY_IMPL(freshet_cpu, CPU, library) {
   library.impl("interval_attention", &freshet::forward);

@@ -1,4 +1,4 @@
-"""Compiles the C++ of all kernels into one library, once, at set-up (`make kernels`)."""
+"""The C++ of all kernels as one library: `python -m kernels.library` compiles it, `load` loads it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ import platform
 import shlex
 import shutil
 import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from ingest.runtime.errors import FreshetError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[1]
 BUILD_DIR = ROOT / "build" / "kernels"
 _FLAGS = (
-    "-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-fvisibility=hidden",
-    "-DNDEBUG", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi",
+    "-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-DNDEBUG",
+    "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi",
 )  # fmt: skip
 _HINT = 'run `make kernels`, which needs g++ (apt-get install g++), or choose backend="reference"'
+
+
+@torch.compiler.assume_constant_result
+def load() -> None:
+    """Load what `build` left, which implements the operators of `freshet_cpu`; never compiles.
+
+    Raises:
+        FreshetError: the library is not built.
+    """
+    _load()
 
 
 def library_path() -> Path:
@@ -48,7 +61,7 @@ def built_library() -> Path:
 
 
 def build() -> Path:
-    """Compile unless it is there already; CXX names the compiler.
+    """Compile unless it is there already, a file on each core; CXX names the compiler.
 
     Raises:
         FreshetError: no compiler, or it failed.
@@ -62,19 +75,30 @@ def build() -> Path:
             "no C++ compiler for the CPU kernels", detail=f"{compiler[0]!r} not found.", hint=_HINT
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name until it is whole: somebody may be loading it.
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    done = subprocess.run(
-        [*compiler, *_FLAGS, *_torch_flags(), *map(str, _sources("cpp")),
-         "-o", str(unfinished), *_link_flags()],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    # Elsewhere until it is whole: somebody may be loading it.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        commands, objects = [], []
+        for index, source in enumerate(_sources("cpp")):
+            objects.append(f"{folder}/{index}.o")
+            commands.append([*compiler, *_FLAGS, *_torch_flags(), "-c", str(source), "-o"])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands, objects))
+        _run([*compiler, "-shared", "-fopenmp", *objects, *_link_flags(), "-o"], f"{folder}/all.so")
+        Path(folder, "all.so").replace(path)
+    return path
+
+
+@cache
+def _load() -> None:
+    torch.ops.load_library(built_library())
+
+
+def _run(command: list[str], output: str) -> None:
+    done = subprocess.run([*command, output], capture_output=True, text=True, check=False)
     if done.returncode:
         raise FreshetError(
             "the CPU kernels do not compile", detail=done.stderr.strip()[-2000:], hint=_HINT
         )
-    unfinished.replace(path)
-    return path
 
 
 def _sources(ending: str) -> list[Path]:
@@ -103,3 +127,7 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     known = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
     return " ".join([platform.machine(), *sorted(set(known))])
+
+
+if __name__ == "__main__":
+    print(build())
