@@ -99,6 +99,14 @@ class PendingQueue:
         config, tally = self._config, self._tally
         outputs: list[Output] = []
         tally.forced_emissions += forced
+        if len(waiting.pending) == EVENT_STRUCT.size:
+            event = EVENT_STRUCT.unpack(waiting.pending)
+            complete = forced or event[0] + config.join_window_ms < self.horizon_ms
+            if complete and self._writer.is_plain(user, waiting, event):
+                tally.pending -= 1
+                del self._users.waiting[user_id]
+                self._users.changed.add(user_id)
+                return self._writer.emit_plain(user_id, user, event, self.clock_ms)
         events, packed = sort_events(waiting.pending)
         # A token opened earlier than this is complete: nothing at or after the horizon joins it.
         before_ms = NEVER_MS if forced else self.horizon_ms - config.join_window_ms
