@@ -149,7 +149,7 @@ class PartitionAssembler:
             self._touches.touch(user_id, user)
             users.changed.add(user_id)
         key = event_key(event.event_id)
-        if user.remembers(key):
+        if key in user.event_keys and user.remembers(key):
             tally.duplicates += 1
             return None
         users.changed.add(user_id)

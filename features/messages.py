@@ -142,15 +142,19 @@ class MessageWriter:
         history = self._seen(user, user.history, run[0].first_ms)
         targets: list[Token] = []
         packed: list[bytes] = []
+        entered: list[bytes] = []
         corrections: list[Output] = []
         for token in run:
             if config.attribution_ms and not token.actions & ~_ATTRIBUTABLE:
+                user.history += b"".join(entered)
+                entered.clear()
                 told = self._amend(user_id, user, token, config.attribution_ms, clock_ms)
                 if told is not None:
                     corrections += told
                     continue
             starts = token.first_ms - user.active_ms > config.session_gap_ms or user.active_ms < 0
-            user.active_ms = max(user.active_ms, token.last_ms)
+            if token.last_ms > user.active_ms:
+                user.active_ms = token.last_ms
             marks = SESSION_START_BIT if starts else 0
             targets.append(token)
             if config.impressions == "targets" and token.actions == _IMPRESSION:
@@ -158,8 +162,9 @@ class MessageWriter:
                 continue
             record = token.pack(config.long_watch_ms, marks)
             packed.append(record)
-            user.history += record
+            entered.append(record)
             user.lifetime_tokens += 1
+        user.history += b"".join(entered)
         if waiting.observed:
             self._enter_context(user, waiting, max([token.last_ms for token in run]), begins)
         user.history = _newest(user.history, self._history_bytes)

@@ -67,15 +67,18 @@ class PendingQueue:
     def add(self, user_id: int, user: User, event: Event, offset: int) -> list[Output]:
         """Add an event, and set when its user is looked at again; look now if he has many."""
         time_ms = event.event_time_ms
+        packed = pack_event(event, offset)
         waiting = self._users.waiting.get(user_id)
         if waiting is None:
-            waiting = self._users.waiting[user_id] = Waiting()
-        waiting.pending += pack_event(event, offset)
+            waiting = self._users.waiting[user_id] = Waiting(oldest_ms=time_ms, pending=packed)
+        else:
+            waiting.pending += packed
+            if time_ms < waiting.oldest_ms:
+                waiting.oldest_ms = time_ms
         self._tally.pending += 1
         config = self._config
         if event.context and config.context_features:
             waiting.observed += self._writer.context.observe(event.context, time_ms, offset)
-        waiting.oldest_ms = min(waiting.oldest_ms, time_ms)
         overdue = waiting.oldest_ms + config.emit_after_ms < self.horizon_ms
         wake_ms = time_ms + (config.join_window_ms if overdue else config.emit_after_ms)
         if wake_ms < waiting.wake_ms:

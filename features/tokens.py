@@ -50,7 +50,7 @@ class Token(msgspec.Struct, gc=False):
         return TOKEN_STRUCT.pack(
             self.item_id,
             self.first_ms,
-            max(self.price_minor, 0),
+            self.price_minor if self.price_minor > 0 else 0,
             self.watch_ms,
             actions,
         )
@@ -134,7 +134,8 @@ def join_events(
         token.actions |= bits
         token.last_ms = time_ms
         token.num_events += 1
-        token.watch_ms = max(token.watch_ms, watch_ms)
+        if watch_ms > token.watch_ms:
+            token.watch_ms = watch_ms
         if price >= 0:
             _join_price(token, price, bits)
         if offset > token.max_offset:
