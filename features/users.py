@@ -14,8 +14,9 @@ from ingest.runtime.errors import FreshetError
 # Earlier than any event: nothing was emitted.
 BEFORE_ALL_MS = -1
 
-_LAYOUT = 2
-_USER = struct.Struct("<BqqqqIIII")
+_LAYOUT = 3
+_LAYOUT_BYTE = bytes([_LAYOUT])
+_USER = struct.Struct("<qqqqIIII")
 _WAITING = struct.Struct("<BqqI")
 
 _MASK = 2**64 - 1
@@ -52,12 +53,13 @@ class User(msgspec.Struct, gc=False):
 
     def pack(self) -> bytes:
         """The user as bytes, compressed; `unpack_user` is its inverse."""
-        header = _USER.pack(
-            _LAYOUT, self.frontier_ms, self.active_ms, self.touch, self.lifetime_tokens,
+        fixed = _USER.pack(
+            self.frontier_ms, self.active_ms, self.touch, self.lifetime_tokens,
             len(self.history), len(self.event_keys), len(self.amendments), len(self.context),
         )  # fmt: skip
-        body = self.history + self.event_keys + self.amendments + self.context
-        return header + bytes(lz4.block.compress(body, store_size=False))
+        # Behind the tokens whose times it repeats: most users are small, and half of it compresses.
+        parts = (self.history, self.event_keys, self.amendments, self.context, fixed)
+        return _LAYOUT_BYTE + bytes(lz4.block.compress(b"".join(parts)))
 
 
 class Waiting(msgspec.Struct, gc=False):
@@ -84,13 +86,14 @@ def unpack_user(packed: bytes) -> User:
     Raises:
         FreshetError: another layout, or bytes that are not whole.
     """
-    _require_layout(packed, _USER.size)
-    _, frontier_ms, active_ms, touch, lifetime_tokens, *sizes = _USER.unpack_from(packed)
+    _require_layout(packed, 1)
     try:
-        body = lz4.block.decompress(packed[_USER.size :], uncompressed_size=sum(sizes))
-    except (lz4.block.LZ4BlockError, MemoryError) as error:
+        body = lz4.block.decompress(packed[1:])
+        fixed = _USER.unpack(body[-_USER.size :])
+    except (lz4.block.LZ4BlockError, MemoryError, ValueError, struct.error) as error:
         raise FreshetError("user state torn", detail=f"{len(packed)} bytes: {error}") from None
-    if len(body) != sum(sizes):
+    frontier_ms, active_ms, touch, lifetime_tokens, *sizes = fixed
+    if len(body) != sum(sizes) + _USER.size:
         raise FreshetError("user state torn", detail=f"{len(body)} bytes, {sum(sizes)} packed.")
     keys_at = sizes[0]
     amendments_at = keys_at + sizes[1]
@@ -103,7 +106,7 @@ def unpack_user(packed: bytes) -> User:
         history=body[:keys_at],
         event_keys=body[keys_at:amendments_at],
         amendments=body[amendments_at:context_at],
-        context=body[context_at:],
+        context=body[context_at : -_USER.size],
     )
 
 
