@@ -68,7 +68,7 @@ class MessageWriter:
         time_ms, offset, item_id, price, watch_ms, actions = event
         if watch_ms >= config.long_watch_ms:
             actions |= LONG_WATCH_BIT
-        if user.active_ms < 0 or time_ms - user.active_ms > config.session_gap_ms:
+        if self._begins_session(user, time_ms):
             actions |= SESSION_START_BIT
         record = TOKEN_STRUCT.pack(item_id, time_ms, price if price > 0 else 0, watch_ms, actions)
         tokens = user.history + record
@@ -152,10 +152,9 @@ class MessageWriter:
                 if told is not None:
                     corrections += told
                     continue
-            starts = token.first_ms - user.active_ms > config.session_gap_ms or user.active_ms < 0
+            marks = SESSION_START_BIT if self._begins_session(user, token.first_ms) else 0
             if token.last_ms > user.active_ms:
                 user.active_ms = token.last_ms
-            marks = SESSION_START_BIT if starts else 0
             targets.append(token)
             if config.impressions == "targets" and token.actions == _IMPRESSION:
                 packed.append(token.pack(config.long_watch_ms, marks | TARGET_ONLY_BIT))
@@ -183,6 +182,9 @@ class MessageWriter:
             target_offsets=[token.first_offset for token in targets],
         )
         return [Output(SEQUENCES, str(user_id), value), *corrections]
+
+    def _begins_session(self, user: User, first_ms: int) -> bool:
+        return user.active_ms < 0 or first_ms - user.active_ms > self._config.session_gap_ms
 
     def _enter_context(self, user: User, waiting: Waiting, until_ms: int, begins: int) -> None:
         """Put the context tokens up to a time among those of the history from byte `begins` on."""
