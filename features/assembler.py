@@ -50,6 +50,7 @@ class PartitionAssembler:
         self.clock_ms = BEFORE_ALL_MS
         self.next_offset = 0
         self.tally = Tally()
+        self._remembered_bytes = 8 * config.remembered_ids
         stores = stores or Stores()
         self._users = UserTable(stores, config.cached_users)
         self._touches = TouchLog(stores.touches, config.user_ttl_ms, config.max_users)
@@ -149,12 +150,12 @@ class PartitionAssembler:
             self._touches.touch(user_id, user)
             users.changed.add(user_id)
         key = event_key(event.event_id)
-        if user.remembers(key):
+        if key in user.event_keys and user.remembers(key):
             tally.duplicates += 1
             return None
         users.changed.add(user_id)
         keys = user.event_keys + key
-        user.event_keys = keys[-self.config.remembered_ids * 8 :]
+        user.event_keys = keys[-self._remembered_bytes :]
         if time_ms < self._queue.horizon_ms or time_ms <= user.frontier_ms:
             waiting = users.waiting.get(user_id) if self._is_correctable(time_ms) else None
             window_ms = self.config.join_window_ms

@@ -15,6 +15,7 @@ from features.tokens import (
     NEVER_MS,
     PendingEvent,
     join_events,
+    leaves_alone,
     pack_event,
     sort_events,
 )
@@ -67,28 +68,29 @@ class PendingQueue:
     def add(self, user_id: int, user: User, event: Event, offset: int) -> list[Output]:
         """Add an event, and set when its user is looked at again; look now if he has many."""
         time_ms = event.event_time_ms
+        packed = pack_event(event, offset)
         waiting = self._users.waiting.get(user_id)
         if waiting is None:
-            waiting = self._users.waiting[user_id] = Waiting()
-        waiting.pending += pack_event(event, offset)
+            waiting = self._users.waiting[user_id] = Waiting(oldest_ms=time_ms, pending=packed)
+        else:
+            waiting.pending += packed
+            if time_ms < waiting.oldest_ms:
+                waiting.oldest_ms = time_ms
         self._tally.pending += 1
         config = self._config
         if event.context and config.context_features:
             waiting.observed += self._writer.context.observe(event.context, time_ms, offset)
-        waiting.oldest_ms = min(waiting.oldest_ms, time_ms)
         overdue = waiting.oldest_ms + config.emit_after_ms < self.horizon_ms
         wake_ms = time_ms + (config.join_window_ms if overdue else config.emit_after_ms)
         if wake_ms < waiting.wake_ms:
             waiting.wake_ms = wake_ms
             heappush(self._wakes, (wake_ms, user_id))
-        num_pending = len(waiting.pending) // EVENT_STRUCT.size
-        full = num_pending >= config.max_pending
         outputs: list[Output] = []
-        if full or num_pending % config.max_targets == 0:
+        num_pending = len(waiting.pending) // EVENT_STRUCT.size
+        if num_pending >= config.max_pending or num_pending % config.max_targets == 0:
             if waiting.oldest_ms + config.join_window_ms < self.horizon_ms:
                 outputs += self.emit(user_id, user, waiting)
-                full = len(waiting.pending) // EVENT_STRUCT.size >= config.max_pending
-            if full:
+            if len(waiting.pending) >= config.max_pending * EVENT_STRUCT.size:
                 outputs += self.emit(user_id, user, waiting, forced=True)
         return outputs
 
@@ -102,13 +104,17 @@ class PendingQueue:
         events, packed = sort_events(waiting.pending)
         # A token opened earlier than this is complete: nothing at or after the horizon joins it.
         before_ms = NEVER_MS if forced else self.horizon_ms - config.join_window_ms
-        tokens, next_ms = join_events(events, config.join_window_ms, before_ms)
-        ends = cuts(tokens, next_ms)
         gone = 0
-        if ends:
-            leaving = tokens[: ends[-1]]
-            gone = sum([token.num_events for token in leaving])
-            outputs = self._writer.emit(user_id, user, waiting, leaving, ends, self.clock_ms)
+        if leaves_alone(events, before_ms) and self._writer.is_plain(user, waiting, events[0]):
+            gone = 1
+            outputs = self._writer.emit_plain(user_id, user, events[0], self.clock_ms)
+        else:
+            tokens, next_ms = join_events(events, config.join_window_ms, before_ms)
+            ends = cuts(tokens, next_ms)
+            if ends:
+                leaving = tokens[: ends[-1]]
+                gone = sum([token.num_events for token in leaving])
+                outputs = self._writer.emit(user_id, user, waiting, leaving, ends, self.clock_ms)
         # What a cut lets out are the oldest events, with none left between them.
         waiting.pending = packed[gone * EVENT_STRUCT.size :]
         tally.pending -= gone

@@ -98,6 +98,10 @@ class Kind(IntEnum):
     CORRECTION = 2
 
 
+# Asking the enumeration costs as much as packing the header.
+_TARGETS = int(Kind.TARGETS)
+
+
 class CorruptSequence(FreshetError):
     """Bytes that are no message of a schema this build reads."""
 
@@ -230,10 +234,10 @@ def encode_targets(
     """
     num_targets = len(target_offsets)
     header = HEADER_STRUCT.pack(
-        SCHEMA, Kind.TARGETS, partition, min(lifetime_tokens, _MAX_LIFETIME), user_id, clock_ms,
-        first_offset, last_offset, len(tokens) // TOKEN.itemsize, num_targets,
+        SCHEMA, _TARGETS, partition, min(lifetime_tokens, _MAX_LIFETIME), user_id, clock_ms,
+        first_offset, last_offset, len(tokens) // TOKEN_STRUCT.size, num_targets,
     )  # fmt: skip
-    return header + tokens + struct.pack(f"<{num_targets}q", *target_offsets)
+    return b"".join((header, tokens, struct.pack(f"<{num_targets}q", *target_offsets)))
 
 
 def encode_correction(

@@ -50,7 +50,7 @@ class Token(msgspec.Struct, gc=False):
         return TOKEN_STRUCT.pack(
             self.item_id,
             self.first_ms,
-            max(self.price_minor, 0),
+            self.price_minor if self.price_minor > 0 else 0,
             self.watch_ms,
             actions,
         )
@@ -78,10 +78,30 @@ def event_token(event: Event, offset: int) -> Token:
 def sort_events(pending: bytes) -> tuple[list[PendingEvent], bytes]:
     """Pending records in the order of the join, by event time, then source offset; and repacked so."""
     events = list(EVENT_STRUCT.iter_unpack(pending))
+    if len(events) < 2:
+        return events, pending
     ordered = sorted(events)
     if ordered == events:
         return ordered, pending
     return ordered, b"".join([EVENT_STRUCT.pack(*event) for event in ordered])
+
+
+def leaves_alone(events: list[PendingEvent], before_ms: int) -> bool:
+    """Whether the first of sorted events is a token by itself, and the only one opened before a time.
+
+    False where telling would take the join itself: another event on its item, a tie.
+
+    Example:
+        >>> click, other = (1_000, 7, 42, -1, 0, 2), (3_000, 9, 43, -1, 0, 2)
+        >>> [leaves_alone([click, other], before_ms) for before_ms in (1_000, 3_000, 3_001)]
+        [False, True, False]
+    """
+    first, rest = events[0], events[1:]
+    if first[0] >= before_ms:
+        return False
+    if not rest:
+        return True
+    return first[0] < rest[0][0] >= before_ms and all(e[2] != first[2] for e in rest)
 
 
 def joins_pending(pending: bytes, event: Event, join_window_ms: int) -> bool:
@@ -134,7 +154,8 @@ def join_events(
         token.actions |= bits
         token.last_ms = time_ms
         token.num_events += 1
-        token.watch_ms = max(token.watch_ms, watch_ms)
+        if watch_ms > token.watch_ms:
+            token.watch_ms = watch_ms
         if price >= 0:
             _join_price(token, price, bits)
         if offset > token.max_offset:

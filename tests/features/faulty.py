@@ -6,6 +6,7 @@ from random import Random
 
 from ingest.events import Heartbeat, encode_record, partition_key
 from ingest.runtime.kafka import make_producer
+from ingest.runtime.partitions import partition_of
 from tests.features.logs import event
 
 JUNK = [b"\x00\x1e\xff\x01", None, b"", "\u0100{\u0101".encode(), b'{"action":"\xf0\x9f\x98\x80"}']
@@ -14,11 +15,17 @@ START_MS = 1_700_000_000_000
 
 
 def feed(
-    bootstrap: str, num_partitions: int, seed: int, num_events: int, *, num_users: int = 50
+    bootstrap: str,
+    num_partitions: int,
+    seed: int,
+    num_events: int,
+    *,
+    num_users: int = 50,
+    silent_partition: int = -1,
 ) -> None:
     """Append events over minutes of event time, then a heartbeat a partition.
 
-    A later stream has a larger seed: its events are seconds, and at most 10^7, behind.
+    Nothing is appended to `silent_partition`. A later stream has a larger seed: its events are seconds, and at most 10^7, behind.
     """
     random = Random(seed)
     producer = make_producer(bootstrap)
@@ -35,9 +42,12 @@ def feed(
             value = random.choice(JUNK)
         if at == 100:
             value = LARGEST
+        key = partition_key(user)
+        if partition_of(key, num_partitions) == silent_partition:
+            continue
         for _ in range(2 if 0.1 < fault < 0.12 else 1):
-            producer.send("events", key=partition_key(user), value=value)
-    for partition in range(num_partitions):
+            producer.send("events", key=key, value=value)
+    for partition in {*range(num_partitions)} - {silent_partition}:
         beat = encode_record(Heartbeat(heartbeat_ms=now_ms + 50_000))
         producer.send("events", value=beat, partition=partition)
     producer.flush()

@@ -53,10 +53,20 @@ def planned_kills(seed: int, number: int, longest_seconds: float) -> list[Kill]:
 
 
 class KilledRun:
-    """A run of the job below one directory; a context manager that leaves nothing behind."""
+    """A run of the job below one directory; a context manager that leaves nothing behind.
 
-    def __init__(self, directory: Path, config: FeaturesConfig, num_partitions: int) -> None:
+    A killed broker stays away for `away_seconds`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: FeaturesConfig,
+        num_partitions: int,
+        away_seconds: float = 0.0,
+    ) -> None:
         self.config = config
+        self._away_seconds = away_seconds
         self._directory = directory
         self._num_partitions = num_partitions
         self._broker: Broker | None = None
@@ -102,6 +112,7 @@ class KilledRun:
             assert self._broker is not None
             port = int(self.bootstrap.rpartition(":")[2])
             self._broker.child.kill()
+            time.sleep(self._away_seconds)
             self._broker = start_broker(self._directory / "broker", port)
             self._revive()
             return
