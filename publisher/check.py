@@ -60,12 +60,12 @@ def _check_table(config: ModelConfig, table: dict[str, Tensor]) -> None:
     if table.keys() != {ITEM_WEIGHT, ROW_IDS}:
         raise ExportRefused("shape", "table parts are wrong", detail=f"Found {sorted(table)}.")
     weight, ids = table[ITEM_WEIGHT], table[ROW_IDS]
-    if weight.ndim != 2 or weight.shape[1] != config.embedding_dim or ids.shape != weight.shape[:1]:
+    if weight.ndim != 2 or weight.shape[1] != config.item_width or ids.shape != weight.shape[:1]:
         raise ExportRefused(
             "shape",
             "table does not fit the configuration",
             detail=f"{ITEM_WEIGHT} {_shown(weight.shape)}, {ROW_IDS} {_shown(ids.shape)}, "
-            f"embedding_dim {config.embedding_dim}.",
+            f"item_width {config.item_width}.",
         )
     try:
         IdMap.from_row_ids(ids.numpy())

@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on bit for bit, one directory each, all or nothing.
 
     <checkpoints>/<step, 12 digits>/
-        dense.safetensors  adam.safetensors  table.safetensors  rates.safetensors
+        dense.safetensors  adam.safetensors  table.safetensors
+        rates.safetensors  scores.safetensors
         checkpoint.json      State and every file's checksum, itself sealed by one
 
 Written under a temporary name, synced, renamed. What does not match its checksum is refused.
@@ -28,7 +29,7 @@ from trainer.export import Position, drop_left_overs
 from trainer.quality import TaskRecord
 
 _STATE = "checkpoint.json"
-_GROUPS = ("dense", "adam", "table", "rates")
+_GROUPS = ("dense", "adam", "table", "rates", "scores")
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +58,7 @@ class BadCheckpoint(FreshetError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory: `tensors` by group (dense, adam, table, rates), then by name."""
+    """A checkpoint in memory: `tensors` by group (dense, adam, table, rates, scores), then by name."""
 
     state: State
     tensors: dict[str, dict[str, Tensor]]

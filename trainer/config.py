@@ -17,6 +17,7 @@ class TrainerConfig:
 
     `threads` and `attention_backend` are part of it because sums taken otherwise round otherwise;
     a checkpoint may be resumed with others. `rematerialize` changes no bit: see `trainer.model.hstu.HSTU`.
+    `auc_window_targets` are kept one by one, `window_targets` only as sums.
     A rank's buffered tokens are bounded by `max_buffered_tokens` plus one poll.
 
     Raises:
@@ -33,6 +34,8 @@ class TrainerConfig:
     num_negatives: int = 128
     retrieval_weight: float = 0.1
     window_targets: int = 100_000
+    auc_window_targets: int = 20_000
+    rate_half_life_seconds: float = 10_800.0
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
@@ -41,12 +44,14 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "token_budget", "max_buffered_tokens", "window_targets", "threads"
+            "token_budget", "max_buffered_tokens", "window_targets", "auc_window_targets", "threads"
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("num_negatives", "seed", "retrieval_weight"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
-        for name in ("table_learning_rate", "dense_learning_rate", "table_init_std"):
+        for name in (
+            "table_learning_rate", "dense_learning_rate", "table_init_std", "rate_half_life_seconds"
+        ):  # fmt: skip
             value = getattr(self, name)
             _require(self, name, math.isfinite(value) and value > 0, "finite and above 0")
         _require(self, "table_rows", self.table_rows >= 2, "at least 2, row 0 being the fallback")

@@ -19,9 +19,10 @@ from trainer.batch import TokenBatch
 from trainer.config import TrainerConfig
 from trainer.idmap import FALLBACK_ROW, IdMap
 from trainer.model.losses import labels as task_labels
-from trainer.model.losses import news, ranking_loss, sampled_softmax_loss
+from trainer.model.losses import news, ranking_loss, sampled_softmax_loss, shown
 from trainer.model.recommender import ModelOutput, Recommender
 from trainer.ranks import Ranks
+from trainer.rates import ItemRates
 from trainer.table import ItemTable, TableState
 
 Ints = npt.NDArray[np.int64]
@@ -31,8 +32,9 @@ Ints = npt.NDArray[np.int64]
 class Scored:
     """A batch's forward, made with weights that have not seen it.
 
-    Shapes: `rows` int64[M], `labels`, `news` float32[M,tasks], of this rank's M targets; `found` is
-    the lookup of distinct rows then negatives, `leaf` the same values where the model's graph ends.
+    Shapes: `rows` int64[M], `labels`, `news`, `shown` float32[M,tasks], of this rank's M targets;
+    `found` is the lookup of distinct rows then negatives, `leaf` the same values where the model's
+    graph ends.
     """
 
     batch: TokenBatch
@@ -40,6 +42,7 @@ class Scored:
     rows: Ints
     labels: Tensor
     news: Tensor
+    shown: Tensor
     found: Tensor
     leaf: Tensor
     inverse: Tensor
@@ -75,6 +78,13 @@ class Learner:
             seed=config.seed,
             ranks=ranks,
         )
+        # Rank 0 keeps them as the baseline, every rank where the model reads them.
+        self.keeps_rates = ranks.is_first or config.model.counted_rates
+        self.rates = ItemRates(
+            config.table_rows if self.keeps_rates else 1,
+            len(config.model.tasks),
+            half_life_seconds=config.rate_half_life_seconds,
+        )
 
     def score(self, batch: TokenBatch, *, step: int) -> Scored:
         """Admit the batch's new items and score its targets."""
@@ -90,13 +100,14 @@ class Learner:
         leaf = found.detach().requires_grad_()
         token_rows = rows[inverse]
         targets = batch.target_index
-        actions, masks = batch.actions[targets], self._config.model.task_masks
+        actions, model = batch.actions[targets], self._config.model
         scored = Scored(
             batch=_on_device(batch, self._ranks.device),
             output=None,
             rows=token_rows[targets.numpy()],
-            labels=task_labels(actions, masks).to(self._ranks.device),
-            news=news(actions, batch.changed, masks).to(self._ranks.device),
+            labels=self._to_device(task_labels(actions, model.task_masks)),
+            news=self._to_device(news(actions, batch.changed, model.task_masks, model.task_amongs)),
+            shown=self._to_device(shown(actions, batch.changed, model.task_amongs)),
             found=found,
             leaf=leaf,
             inverse=self._tensor(inverse),
@@ -105,17 +116,24 @@ class Learner:
         )
         if not len(targets):
             return scored
-        output = self._forward(scored.batch, leaf.index_select(0, scored.inverse))
-        return replace(scored, output=output)
+        item_rows = self._with_counted(rows, leaf[: len(rows)]).index_select(0, scored.inverse)
+        return replace(scored, output=self._forward(scored.batch, item_rows))
 
-    def _forward(self, batch: TokenBatch, item_embeddings: Tensor) -> ModelOutput:
+    def _with_counted(self, rows: Ints, embeddings: Tensor) -> Tensor:
+        """The rows as the model reads them: [n,E] -> [n,W]."""
+        if not self._config.model.counted_rates:
+            return embeddings
+        counted = torch.from_numpy(self.rates.figures(rows))
+        return torch.cat([embeddings, self._to_device(counted)], dim=1)
+
+    def _forward(self, batch: TokenBatch, item_rows: Tensor) -> ModelOutput:
         """The model's answer; the first time also what it costs in memory."""
         # Looking on takes time, so it is done once.
         looked_on, self._looked_on = self._looked_on, True
         if looked_on:
-            return self.model(batch, item_embeddings)
+            return self.model(batch, item_rows)
         with ActivationMeter() as meter:
-            output: ModelOutput = self.model(batch, item_embeddings)
+            output: ModelOutput = self.model(batch, item_rows)
         metrics.activation_bytes_per_token.set(meter.num_bytes / batch.num_tokens)
         return output
 
@@ -123,14 +141,13 @@ class Learner:
         """Move the weights by the scored batch; False where something was not finite: no move."""
         batch, bits = scored.batch, (self._config.positive_bits,)
         actions = batch.actions[batch.target_index]
-        positive = (task_labels(actions, bits) * news(actions, batch.changed, bits))[:, 0] > 0
-        of_tasks = (scored.labels * scored.news).sum(0).tolist()
-        num_news, num_targets, num_positives, *of_tasks = self._ranks.sum(
+        positive = (task_labels(actions, bits) * news(actions, batch.changed, bits, (0,)))[:, 0] > 0
+        num_news, num_positives, *of_tasks = self._ranks.sum(
             [
                 float(scored.news.sum()),
-                int((~batch.is_correction).sum()),
                 int(positive.sum()),
-                *of_tasks,
+                *scored.shown.sum(0).tolist(),
+                *(scored.labels * scored.news).sum(0).tolist(),
             ]
         )
         if not num_news:
@@ -145,7 +162,8 @@ class Learner:
             (loss * self._ranks.world).backward()
         learned = self._apply(scored)
         if learned:
-            self.model.ranking.count(num_targets, of_tasks)
+            num_tasks = len(self._config.model.tasks)
+            self.model.ranking.count(of_tasks[:num_tasks], of_tasks[num_tasks:])
         return learned
 
     def _retrieval_loss(self, scored: Scored, output: ModelOutput, positive: Tensor) -> Tensor:
@@ -209,9 +227,15 @@ class Learner:
         }
 
     def load(
-        self, *, dense: dict[str, Tensor], adam: dict[str, Tensor], table: TableState, row_ids: Ints
+        self,
+        *,
+        dense: dict[str, Tensor],
+        adam: dict[str, Tensor],
+        table: TableState,
+        row_ids: Ints,
+        rates: dict[str, npt.NDArray[np.generic]],
     ) -> None:
-        """Go on from what `dense`, `adam`, `table.gather` and `idmap.row_ids` gave."""
+        """Go on from what `dense`, `adam`, `table.gather`, `idmap.row_ids` and `rates.state` gave."""
         self.model.load_state_dict(dense)
         for name, parameter in self.model.named_parameters():
             saved = {
@@ -225,9 +249,15 @@ class Learner:
                 self._adam.state[parameter] = saved
         self.table.load(table)
         self.idmap = IdMap.from_row_ids(row_ids)
+        if self.keeps_rates:
+            half_life_seconds = self._config.rate_half_life_seconds
+            self.rates = ItemRates.from_state(rates, half_life_seconds=half_life_seconds)
 
     def _tensor(self, values: Ints) -> Tensor:
-        return torch.from_numpy(values).to(self._ranks.device)
+        return self._to_device(torch.from_numpy(values))
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._ranks.device)
 
 
 def draw_rows(num_ids: int, num_draws: int, *, seed: int, step: int) -> Ints:

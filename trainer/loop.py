@@ -23,9 +23,10 @@ from trainer.export import (
     list_exports,
     write_export,
 )
+from trainer.hand_over import describe_export, export_table
 from trainer.ne_log import NeLog, StepLine
 from trainer.ranks import Ranks
-from trainer.session import Session, describe_export
+from trainer.session import Session
 from trainer.source import Graveyard, Reader, Source
 from trainer.stream import MessageBatch
 from trainer.writer import Writer
@@ -246,13 +247,12 @@ class Outputs:
         metrics.checkpoint_timestamp.set_to_current_time()
 
     def _write_export(self, checkpoint: Checkpoint) -> None:
-        table = checkpoint.tensors["table"]
         with metrics.export_seconds.time():
             write_export(
                 self._run.export_dir,
                 describe_export(checkpoint),
                 dense=checkpoint.tensors["dense"],
-                table={"item_weight": table["weight"], "row_ids": table["row_ids"]},
+                table=export_table(checkpoint),
             )
             drop_exports(self._run.export_dir, keep=self._run.export_keep)
         metrics.export_timestamp.set_to_current_time()

@@ -28,6 +28,11 @@ baseline_ne_lifetime = Gauge(
 calibration = Gauge(
     "freshet_trainer_calibration", "Predicted over observed positives in the window.", ["task"]
 )
+auc = Gauge("freshet_trainer_auc", "AUC of the newest targets.", ["task"])
+gauc = Gauge("freshet_trainer_gauc", "The same within each user, by his targets.", ["task"])
+segment_ne = Gauge(
+    "freshet_trainer_segment_ne", "NE of a segment's newest targets.", ["task", "segment"]
+)
 
 steps = Counter("freshet_trainer_steps_total", "Optimizer steps by this process.")
 skipped_steps = Counter(

@@ -18,7 +18,8 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True):
     Corrections are counted beside them: they are learned and never scored into `tasks`.
     A `skipped` step had a loss or gradient that was not finite: it learned none. `tasks` are the
     figures of what was scored, a skipped step's too where its logits were finite: to leave out what
-    the model failed on would flatter it.
+    the model failed on would flatter it. `auc_window` and `gauc_window` are there whenever another
+    sixteenth of their window is new.
     """
 
     step: int
@@ -32,9 +33,13 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def task_figures(sums: Sums, record: TaskRecord) -> dict[str, float | None]:
-    """What a line says of a task: the step's sums, and the curves up to and with the step."""
+    """What a line says of a task: the step's sums, and the curves up to and with the step.
+
+    `ne_<segment>` is the NE of the newest targets of a segment, once it had any.
+    """
     window = record.window.total()
     return {
+        "num_targets": sums.num_targets,
         "num_positives": sums.num_positives,
         "log_loss_sum": sums.log_loss_sum,
         "predicted_sum": sums.predicted_sum,
@@ -44,6 +49,7 @@ def task_figures(sums: Sums, record: TaskRecord) -> dict[str, float | None]:
         "calibration_window": window.calibration,
         "baseline_ne_lifetime": record.lifetime.baseline_ne,
         "baseline_ne_window": window.baseline_ne,
+        **{f"ne_{name}": part.total().ne for name, part in record.segments.items()},
     }
 
 

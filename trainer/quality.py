@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 _NUM_BUCKETS = 64
-_PRIOR_TARGETS = 20.0
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 class Sums(msgspec.Struct, frozen=True):
@@ -85,87 +83,47 @@ class Window(msgspec.Struct):
 
 
 class TaskRecord(msgspec.Struct):
-    """One task since the run's first target."""
+    """One task since the run's first target; `segments` are windows of parts of it."""
 
     window: Window
     lifetime: Sums = Sums()
+    segments: dict[str, Window] = msgspec.field(default_factory=dict)
 
     def add(self, sums: Sums) -> None:
         """Take one step's sums."""
         self.lifetime += sums
         self.window.add(sums)
 
+    def add_segment(self, name: str, sums: Sums) -> None:
+        """Take one step's sums of a segment; its window is as many targets of its own."""
+        window = self.segments.setdefault(name, Window(self.window.num_targets))
+        window.add(sums)
 
-def step_sums(logits: Floats, labels: Floats, baseline: Floats) -> list[Sums]:
-    """Each task's sums of one step.
 
-    Shapes: logits, labels, baseline (probabilities) [M,tasks].
+class StepLosses:
+    """What one step's targets cost the model and the baseline, to be summed over any of them.
+
+    Shapes: logits, labels, counted (1 where a target is one of the task's), baseline
+    (probabilities) [M,tasks].
 
     Example:
         >>> one = np.array([[1.0]])
-        >>> step_sums(0 * one, one, one / 2)[0].log_loss_sum == math.log(2)
+        >>> StepLosses(0 * one, one, one, one / 2).sums(0).log_loss_sum == math.log(2)
         True
     """
-    log_loss = np.logaddexp(0.0, logits) - labels * logits
-    predicted = np.exp(-np.logaddexp(0.0, -logits))
-    baseline_log_loss = -np.log(np.where(labels > 0, baseline, 1 - baseline))
-    return [
-        Sums(
-            len(labels),
-            int(labels[:, task].sum()),
-            float(log_loss[:, task].sum()),
-            float(predicted[:, task].sum()),
-            float(baseline_log_loss[:, task].sum()),
-        )
-        for task in range(labels.shape[1])
-    ]
 
-
-class ItemRates:
-    """The baseline to beat: each item's own positive rate so far, drawn to the global rate.
-
-    rate = (positives + 20 g) / (shown + 20), g the running global rate. Scored before updated, on
-    the same targets and at the same moments as the model.
-
-    Shapes: `shown` int64[R], `positives` int64[R,tasks].
-    """
-
-    def __init__(self, num_rows: int, num_tasks: int) -> None:
-        self.shown: Ints = np.zeros(num_rows, np.int64)
-        self.positives: Ints = np.zeros((num_rows, num_tasks), np.int64)
-        self._num_shown = 0
-        self._num_positives: Ints = np.zeros(num_tasks, np.int64)
-
-    @classmethod
-    def from_counts(cls, shown: Ints, positives: Ints) -> ItemRates:
-        """Go on from saved counts."""
-        rates = cls(*positives.shape)
-        rates.shown, rates.positives = shown.copy(), positives.copy()
-        rates._num_shown = int(shown.sum())
-        rates._num_positives = positives.sum(0)
-        return rates
-
-    def score(self, rows: Ints) -> Floats:
-        """Each target's probabilities: rows int64[M] -> [M,tasks]."""
-        overall = (self._num_positives + 1) / (self._num_shown + 2)
-        return (self.positives[rows] + _PRIOR_TARGETS * overall) / (
-            self.shown[rows, None] + _PRIOR_TARGETS
+    def __init__(self, logits: Floats, labels: Floats, counted: Floats, baseline: Floats) -> None:
+        self._parts = (
+            counted,
+            counted * labels,
+            counted * (np.logaddexp(0.0, logits) - labels * logits),
+            counted * np.exp(-np.logaddexp(0.0, -logits)),
+            counted * -np.log(np.where(labels > 0, baseline, 1 - baseline)),
         )
 
-    def update(self, rows: Ints, labels: Floats) -> None:
-        """Learn a step's targets: rows int64[M], labels [M,tasks]."""
-        np.add.at(self.shown, rows, 1)
-        np.add.at(self.positives, rows, labels.astype(np.int64))
-        self._num_shown += len(rows)
-        self._num_positives = self._num_positives + labels.sum(0).astype(np.int64)
-
-    def correct(self, rows: Ints, labels: Floats) -> None:
-        """Make positives of targets counted before: rows int64[M], labels [M,tasks], 1 where news.
-
-        An item never has more positives than targets, though a run may begin between the two.
-        """
-        items = np.unique(rows)
-        before = self.positives[items].sum(0)
-        np.add.at(self.positives, rows, labels.astype(np.int64))
-        self.positives[items] = np.minimum(self.positives[items], self.shown[items, None])
-        self._num_positives = self._num_positives + self.positives[items].sum(0) - before
+    def sums(self, task: int, members: npt.NDArray[np.bool_] | slice = slice(None)) -> Sums:
+        """A task's sums over all targets, or over `members` bool[M]."""
+        num_targets, num_positives, *rest = (
+            float(part[members, task].sum()) for part in self._parts
+        )
+        return Sums(int(num_targets), int(num_positives), *rest)

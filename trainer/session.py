@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from features.sequence_reader import decode_columns
@@ -16,10 +17,11 @@ from trainer import metrics
 from trainer.batch import TokenBatch
 from trainer.checkpoint import Checkpoint, State, find_newest, read_checkpoint, require_same
 from trainer.config import TrainerConfig
-from trainer.export import Export, Position, TaskQuality
+from trainer.export import Position
 from trainer.learner import Learner, Scored
-from trainer.ne_log import StepLine, task_figures
-from trainer.quality import Floats, Ints, ItemRates, Sums, TaskRecord, Window, step_sums
+from trainer.ne_log import StepLine
+from trainer.prequential import Figures, Prequential, ScoredTargets
+from trainer.quality import TaskRecord
 from trainer.ranks import Ranks
 from trainer.stream import MessageBatch, owned_partitions
 from trainer.table import TableState
@@ -48,11 +50,12 @@ class Session:
             partition: Position(offset=starts[partition])
             for partition in owned_partitions(starts, rank=ranks.rank, world=ranks.world)
         }
-        self.records = {
-            task: TaskRecord(window=Window(config.window_targets))
-            for task in config.model.task_names
-        }
-        self._rates = ItemRates(config.table_rows if ranks.is_first else 1, len(config.model.tasks))
+        self.prequential = Prequential(config)
+
+    @property
+    def records(self) -> dict[str, TaskRecord]:
+        """Every task's quality, rank 0's alone."""
+        return self.prequential.records
 
     def resume(self, directory: Path) -> Path | None:
         """Go on from the newest readable checkpoint below `directory`, if there is any.
@@ -85,11 +88,13 @@ class Session:
             adam=tensors["adam"],
             table=TableState(weight=table["weight"], momentum=table["momentum"]),
             row_ids=table["row_ids"].numpy(),
+            rates={name: counts.numpy() for name, counts in tensors["rates"].items()},
         )
-        self.records = {task: state.quality[task] for task in self.records}
         if self._ranks.is_first:
-            rates = tensors["rates"]
-            self._rates = ItemRates.from_counts(rates["shown"].numpy(), rates["positives"].numpy())
+            self.prequential.records = {task: state.quality[task] for task in self.records}
+            self.prequential.scores.load(
+                {name: part.numpy() for name, part in tensors["scores"].items()}
+            )
         return path
 
     def train(self, batch: MessageBatch | None) -> StepLine:
@@ -126,49 +131,33 @@ class Session:
             decode_columns(list(batch.values)), max_history=self._config.model.max_history
         )
 
-    def _observe(
-        self, scored: Scored, batch: MessageBatch | None
-    ) -> tuple[int, int, dict[str, dict[str, float | None]]]:
+    def _observe(self, scored: Scored, batch: MessageBatch | None) -> tuple[int, int, Figures]:
         clock_ms = self.clock_ms if batch is None else batch.clock_ms
-        mine = np.column_stack(
-            [
-                scored.rows,
-                np.full(len(scored.rows), clock_ms),
-                scored.batch.is_correction.cpu().numpy(),
-                scored.logits.cpu().numpy().astype(np.float64),
-                scored.labels.cpu().numpy(),
-                scored.news.cpu().numpy(),
-            ]
-        )
-        rows = self._ranks.gather_rows(mine)
+        mine, values = _columns(scored, clock_ms)
+        rows, values = self._ranks.gather_rows(mine), self._ranks.gather_rows(values)
         if not len(rows):
             return 0, 0, {}
-        self.clock_ms = max(self.clock_ms, int(rows[:, 1].max()))
-        corrected = rows[:, 2] > 0
-        num_corrections = int(corrected.sum())
-        num_targets = len(rows) - num_corrections
-        logits, labels, news = np.split(rows[:, 3:], 3, axis=1)
-        if not self._ranks.is_first or not bool(np.isfinite(logits).all()):
-            return num_targets, num_corrections, {}
-        items = rows[:, 0].astype(np.int64)
-        figures = self._score(items[~corrected], logits[~corrected], labels[~corrected])
-        # After the targets: a batch may hold a token's target and its correction.
-        self._rates.correct(items[corrected], (labels * news)[corrected])
-        return num_targets, num_corrections, figures
-
-    def _score(
-        self, items: Ints, logits: Floats, labels: Floats
-    ) -> dict[str, dict[str, float | None]]:
-        if not len(items):
-            return {}
-        sums = step_sums(logits, labels, self._rates.score(items))
-        self._rates.update(items, labels)
-        figures = {}
-        for (task, record), of_step in zip(self.records.items(), sums, strict=True):
-            record.add(of_step)
-            figures[task] = task_figures(of_step, record)
-            _count_quality(task, of_step, record)
-        return figures
+        items, clocks_ms, times_ms, is_correction, users, history_lengths = rows.T
+        self.clock_ms = max(self.clock_ms, int(clocks_ms.max()))
+        is_target = is_correction == 0
+        num_targets = int(is_target.sum())
+        logits, labels, news, shown = np.split(values, 4, axis=1)
+        figures: Figures = {}
+        if self.learner.keeps_rates and bool(np.isfinite(logits).all()):
+            rates = self.learner.rates
+            if self._ranks.is_first:
+                targets = ScoredTargets(
+                    users=users[is_target],
+                    history_lengths=history_lengths[is_target],
+                    is_new_item=~rates.shown[items[is_target]].any(1),
+                    logits=logits[is_target],
+                    labels=labels[is_target],
+                    counted=shown[is_target],
+                    baseline=rates.score(items[is_target]),
+                )
+                figures = self.prequential.observe(targets, num_before=self.num_targets)
+            rates.update(items, times_ms, shown=shown, positives=labels * news)
+        return num_targets, len(rows) - num_targets, figures
 
     def _count(self, scored: Scored, batch: MessageBatch | None, *, learned: bool) -> None:
         metrics.steps.inc()
@@ -202,7 +191,7 @@ class Session:
             schema=SCHEMA.decode(),
             code_revision=self._code_revision,
         )
-        rates = {"shown": self._rates.shown.copy(), "positives": self._rates.positives.copy()}
+        rates, scores = self.learner.rates.state(), self.prequential.scores.state()
         row_ids = torch.from_numpy(self.learner.idmap.row_ids())
         return Checkpoint(
             state=state,
@@ -211,6 +200,7 @@ class Session:
                 "adam": self.learner.adam(),
                 "table": {"weight": table.weight, "momentum": table.momentum, "row_ids": row_ids},
                 "rates": {name: torch.from_numpy(counts) for name, counts in rates.items()},
+                "scores": {name: torch.from_numpy(part) for name, part in scores.items()},
             },
         )
 
@@ -221,44 +211,24 @@ class Session:
         return dict(sorted(together.items()))
 
 
-def describe_export(checkpoint: Checkpoint) -> Export:
-    """The export contract's description of what a checkpoint holds."""
-    state = checkpoint.state
-    return Export(
-        step=state.step,
-        num_targets=state.num_targets,
-        positions=state.positions,
-        watermark_ms=min(at.clock_ms for at in state.positions.values()),
-        quality={task: _task_quality(record) for task, record in state.quality.items()},
-        model=state.config["model"],
-        config=state.config,
-        schema=state.schema,
-        code_revision=state.code_revision,
-        exported_at_ms=time.time_ns() // 1_000_000,
+def _columns(
+    scored: Scored, clock_ms: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """What rank 0 has to know of each of M targets.
+
+    Shapes: row, clock, time, whether a correction, user and history length int64[M,6]; logits,
+    labels, news and shown float64[M,4 tasks].
+    """
+    batch = scored.batch
+    history_lengths = batch.lengths - batch.num_targets
+    of_targets = (
+        batch.times_ms[batch.target_index],
+        batch.is_correction,
+        batch.user_ids[batch.target_user],
+        history_lengths[batch.target_user],
     )
-
-
-def _task_quality(record: TaskRecord) -> TaskQuality:
-    return TaskQuality(
-        ne_lifetime=record.lifetime.ne,
-        ne_window=record.window.total().ne,
-        num_targets=record.lifetime.num_targets,
-        num_positives=record.lifetime.num_positives,
-    )
-
-
-def _count_quality(task: str, sums: Sums, record: TaskRecord) -> None:
-    metrics.examples.labels(task=task).inc(sums.num_targets)
-    metrics.positives.labels(task=task).inc(sums.num_positives)
-    metrics.cross_entropy_nats.labels(task=task).inc(sums.log_loss_sum)
-    metrics.baseline_cross_entropy_nats.labels(task=task).inc(sums.baseline_log_loss_sum)
-    metrics.predicted.labels(task=task).inc(sums.predicted_sum)
-    window = record.window.total()
-    for gauge, value in (
-        (metrics.ne_lifetime, record.lifetime.ne),
-        (metrics.ne_window, window.ne),
-        (metrics.baseline_ne_lifetime, record.lifetime.baseline_ne),
-        (metrics.calibration, window.calibration),
-    ):
-        if value is not None:
-            gauge.labels(task=task).set(value)
+    whole = [scored.rows, np.full(len(scored.rows), clock_ms)]
+    whole += [values.cpu().numpy().astype(np.int64) for values in of_targets]
+    parts = (scored.logits, scored.labels, scored.news, scored.shown)
+    values = [part.cpu().numpy().astype(np.float64) for part in parts]
+    return np.column_stack(whole), np.concatenate(values, axis=1)

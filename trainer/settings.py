@@ -13,6 +13,7 @@ from features.sequences import CONTEXT_BIT, TOKEN_BITS
 from ingest.runtime.errors import ConfigError
 from ingest.runtime.settings import KafkaSettings
 from trainer.config import RunConfig, TrainerConfig
+from trainer.model.config import Task
 from trainer.recipes import find_recipe
 
 # A context token is never a target, so its bit is no label.
@@ -27,7 +28,8 @@ class TrainerSettings(KafkaSettings):
     recipe: str = Field(default="tiny_cpu", description="A name of trainer.recipes.")
     tasks: str = Field(
         default="click",
-        description="Comma-separated tasks: an action's name, or name=action+action.",
+        description="Comma-separated tasks: an action's name, or name=action+action; "
+        "behind @ the actions of which a target needs one to count, as in click@impression.",
     )
     checkpoint_dir: Path = Field(
         default=Path("build/run/checkpoints"), description="Directory of checkpoints."
@@ -110,29 +112,35 @@ class TrainerSettings(KafkaSettings):
         )
 
 
-def parse_tasks(text: str) -> tuple[tuple[str, int], ...]:
+def parse_tasks(text: str) -> tuple[Task, ...]:
     """Tasks and their masks of action bits.
 
     Raises:
         ConfigError: an action that is none.
 
     Example:
-        >>> parse_tasks("click, engaged=like+share")
-        (('click', 2), ('engaged', 264))
+        >>> parse_tasks("click@impression, engaged=like+share")[0]
+        Task(name='click', mask=2, among=1)
     """
     tasks = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, actions = part.partition("=")
-        mask = 0
-        for action in (actions or name).split("+"):
-            if action.strip() not in _TARGET_BITS:
-                raise ConfigError(
-                    "no such action",
-                    detail=f"{action.strip()!r} in task {part!r}; there are {sorted(_TARGET_BITS)}.",
-                )
-            mask |= _TARGET_BITS[action.strip()]
-        tasks.append((name.strip(), mask))
+        task, at, among = part.partition("@")
+        name, _, actions = task.partition("=")
+        mask = _mask(actions or name, part)
+        tasks.append(Task(name.strip(), mask, _mask(among, part) if at else 0))
     return tuple(tasks)
+
+
+def _mask(actions: str, part: str) -> int:
+    mask = 0
+    for action in actions.split("+"):
+        if action.strip() not in _TARGET_BITS:
+            raise ConfigError(
+                "no such action",
+                detail=f"{action.strip()!r} in task {part!r}; there are {sorted(_TARGET_BITS)}.",
+            )
+        mask |= _TARGET_BITS[action.strip()]
+    return mask
 
 
 def _git_revision() -> str:

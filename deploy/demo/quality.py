@@ -64,7 +64,7 @@ def curve(lines: list[StepLine], task: str, num_points: int = 40) -> Curve:
 def _sums(line: StepLine, task: str) -> Sums:
     figures = line.tasks[task]
     return Sums(
-        num_targets=line.num_targets,
+        num_targets=int(figures["num_targets"] or 0),
         num_positives=int(figures["num_positives"] or 0),
         log_loss_sum=figures["log_loss_sum"] or 0.0,
         predicted_sum=figures["predicted_sum"] or 0.0,

@@ -15,15 +15,20 @@ from trainer.model.config import ModelConfig
 from trainer.model.recommender import Recommender
 
 CONFIG = ModelConfig(
-    tasks=(("click", 2), ("like", 8)), embedding_dim=16, qk_dim=8, value_dim=8, max_history=32
-)
+    tasks=(("click", 2), ("like", 8)), embedding_dim=16, qk_dim=8, value_dim=8, max_history=32,
+    counted_rates=True,
+)  # fmt: skip
 WATERMARK_MS = 1_700_000_000_000
 ITEM_IDS = list(range(1000, 4000, 7))
 
 
 def tiny_model(seed: int, config: ModelConfig = CONFIG) -> Recommender:
     torch.manual_seed(seed)
-    return Recommender(config).eval()
+    model = Recommender(config)
+    if model.ranking.counted is not None:  # begins at 0, where nothing counted would be seen
+        for weight in model.ranking.counted.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+    return model.eval()
 
 
 def tiny_table(seed: int, config: ModelConfig = CONFIG) -> dict[str, torch.Tensor]:
@@ -32,7 +37,7 @@ def tiny_table(seed: int, config: ModelConfig = CONFIG) -> dict[str, torch.Tenso
     row_ids = torch.full((len(ITEM_IDS) + 50,), -1, dtype=torch.int64)
     order = torch.randperm(len(ITEM_IDS), generator=generator)
     row_ids[1 : len(ITEM_IDS) + 1] = torch.tensor(ITEM_IDS)[order]
-    weight = torch.randn(len(row_ids), config.embedding_dim, generator=generator)
+    weight = torch.randn(len(row_ids), config.item_width, generator=generator)
     return {"item_weight": weight, "row_ids": row_ids}
 
 

@@ -23,11 +23,14 @@ CONFIG = TrainerConfig(
     model=ModelConfig(
         tasks=TASKS, embedding_dim=8, num_layers=1, num_heads=1, qk_dim=8, value_dim=8,
         hidden_dim=16, max_history=16, max_positions=16, attention_divisor=16.0,
+        counted_rates=True,
     ),
     table_rows=64,
     token_budget=48,
     num_negatives=8,
     window_targets=50,
+    auc_window_targets=40,
+    rate_half_life_seconds=20.0,
 )  # fmt: skip
 
 

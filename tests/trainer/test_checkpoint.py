@@ -32,7 +32,7 @@ def checkpoint_of(step: int) -> Checkpoint:
         quality={"like": record}, config={"model": {"hidden_dim": 4}, "table_rows": 8},
         schema="abc", code_revision="tested",
     )  # fmt: skip
-    groups = ("dense", "adam", "table", "rates")
+    groups = ("dense", "adam", "table", "rates", "scores")
     return Checkpoint(
         state=state, tensors={g: {"w": torch.arange(6.0).view(2, 3) + step} for g in groups}
     )
@@ -68,6 +68,7 @@ def test_a_damaged_one_is_replaced_and_a_sound_one_stays(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "name", ["dense.safetensors", "adam.safetensors", "table.safetensors", "rates.safetensors",
+        "scores.safetensors",
              "checkpoint.json"],
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])

@@ -32,8 +32,8 @@ from trainer.model.heads import RankingHead
 from trainer.model.losses import labels, news, ranking_loss
 from trainer.model.recommender import Recommender
 from trainer.ne_log import read_ne_log
-from trainer.quality import ItemRates
 from trainer.ranks import Ranks
+from trainer.rates import ItemRates
 
 MASKS = (LIKE, CLICK, LIKE | CLICK)
 SMALL = ModelConfig(
@@ -60,7 +60,8 @@ def gradients(model: Recommender, loss: torch.Tensor) -> dict[str, torch.Tensor]
 def test_a_corrections_gradient_is_the_full_examples_with_the_unchanged_labels_masked(
     targets: list[tuple[int, int, bool]], seed: int
 ) -> None:
-    batch, items = make_batch([seed % 5] * len(targets), [1] * len(targets), seed)
+    batch, rows = make_batch([seed % 5] * len(targets), [1] * len(targets), seed)
+    items = rows[:, : SMALL.embedding_dim]
     after = torch.tensor([actions for actions, _, _ in targets])
     changed = torch.tensor([c & a if late else ALL_BITS for a, c, late in targets])
     actions = batch.actions.clone()
@@ -73,7 +74,7 @@ def test_a_corrections_gradient_is_the_full_examples_with_the_unchanged_labels_m
 
     corrected = replace(batch, actions=actions, changed=changed)
     truth = labels(after, MASKS)
-    loss = ranking_loss(logits(corrected), truth, news(after, changed, MASKS))
+    loss = ranking_loss(logits(corrected), truth, news(after, changed, MASKS, (0, 0, 0)))
     found = gradients(model, loss)
 
     before = labels(after & ~changed, MASKS)
@@ -119,7 +120,7 @@ def test_a_correction_without_a_changed_bit_moves_no_weight(alone: Ranks) -> Non
 
 def test_a_late_like_moves_the_like_and_adds_no_target_to_the_base_rates(alone: Ranks) -> None:
     learner = Learner(CONFIG, alone)
-    learner.model.ranking.count(10, [2, 3])
+    learner.model.ranking.count([10, 10], [2, 3])
     scored = learner.score(late_batch(LIKE | CLICK, LIKE), step=0)
     before = everything(learner)
     assert learner.learn(scored)
@@ -127,22 +128,25 @@ def test_a_late_like_moves_the_like_and_adds_no_target_to_the_base_rates(alone: 
     (like, click) = (after["ranking.tasks.weight"] - before["ranking.tasks.weight"]).abs().sum(1)
     assert like > 0
     assert click == 0
-    assert after["ranking.num_targets"].item() == 10
+    assert after["ranking.num_targets"].tolist() == [10, 10]
     assert after["ranking.num_positives"].tolist() == [3, 3]
 
 
 def test_the_base_rates_hold_though_a_run_begins_between_a_target_and_its_correction() -> None:
     head = RankingHead(CONFIG.model)
-    head.count(1, [1, 0])
-    head.count(0, [1, 1])
+    head.count([1, 1], [1, 0])
+    head.count([0, 0], [1, 1])
     assert head.num_positives.tolist() == [1, 1]
-    rates = ItemRates(3, 2)
-    rates.update(np.array([1, 1, 2]), np.array([[0.0, 1], [0, 0], [1, 0]]))
-    rates.correct(np.array([1, 1, 2, 0]), np.array([[1.0, 0], [1, 0], [1, 1], [1, 1]]))
+    rates = ItemRates(3, 2, half_life_seconds=60.0)
+    rows, told = np.array([1, 1, 2]), np.array([[0.0, 1], [0, 0], [1, 0]])
+    rates.update(rows, np.array([0, 5, 9]), shown=np.ones((3, 2)), positives=told)
+    rows, told = np.array([1, 1, 2, 0]), np.array([[1.0, 0], [1, 0], [1, 1], [1, 1]])
+    rates.update(rows, np.array([0, 5, 9, 4]), shown=np.zeros((4, 2)), positives=told)
     assert rates.positives.tolist() == [[0, 0], [2, 1], [1, 1]]
-    again = ItemRates.from_counts(rates.shown, rates.positives)
+    again = ItemRates.from_state(rates.state(), half_life_seconds=60.0)
     assert np.array_equal(rates.score(np.arange(3)), again.score(np.arange(3)))
     assert (rates.score(np.arange(3)) < 1).all()
+    assert np.isfinite(rates.figures(np.arange(3))).all()
 
 
 def test_a_correction_is_not_scored_and_what_is_scored_does_not_see_it_coming(

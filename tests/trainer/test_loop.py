@@ -233,7 +233,10 @@ def test_an_export_holds_the_weights_of_the_cut(
     export, dense, table = read_export(exports[-1])
     assert export.step == session.step == whole[0].state.step
     assert export.watermark_ms == end_ms(NUM_MESSAGES)
-    assert torch.equal(table["item_weight"], whole[0].tensors["table"]["weight"])
+    learned, counted = table["item_weight"].split([8, CONFIG.model.num_counted], dim=1)
+    assert torch.equal(learned, whole[0].tensors["table"]["weight"])
+    assert np.array_equal(counted, session.learner.rates.figures(np.arange(len(counted))))
+    assert counted[1:].std(0).min() > 0
     assert torch.equal(table["row_ids"], whole[0].tensors["table"]["row_ids"])
     for name, tensor in dense.items():
         assert torch.equal(tensor, whole[0].tensors["dense"][name])

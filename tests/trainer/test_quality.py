@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchrec.metrics.metrics_namespace import MetricPrefix
+from torchrec.metrics.ne import NEMetricComputation
 
 from trainer.ne_log import NeLog, StepLine, read_ne_log
-from trainer.quality import ItemRates, Sums, TaskRecord, Window, step_sums
+from trainer.quality import StepLosses, Sums, TaskRecord, Window
 
 RANDOM = np.random.default_rng(0)
 
@@ -22,7 +25,8 @@ def logit(probability: np.ndarray) -> np.ndarray:
 
 def sums_of(probabilities: np.ndarray, labels: np.ndarray) -> Sums:
     column = labels[:, None].astype(float)
-    return step_sums(logit(probabilities)[:, None], column, np.full_like(column, 0.5))[0]
+    ones = np.ones_like(column)
+    return StepLosses(logit(probabilities)[:, None], column, ones, ones / 2).sums(0)
 
 
 LABELS = RANDOM.random(4_000) < 0.2
@@ -85,28 +89,36 @@ def test_one_class_has_no_ne() -> None:
     assert Sums().calibration is None
 
 
-def test_item_rates_follow_their_definition_and_are_scored_before_updated() -> None:
-    rates = ItemRates(4, 1)
-    assert rates.score(np.array([1, 2])).tolist() == [[0.5], [0.5]]
-    rates.update(np.array([1, 1, 2]), np.array([[1.0], [1.0], [0.0]]))
-    overall = (2 + 1) / (3 + 2)
-    expected = [(2 + 20 * overall) / 22, (0 + 20 * overall) / 21, overall]
-    assert rates.score(np.array([1, 2, 3]))[:, 0] == pytest.approx(expected)
-    again = ItemRates.from_counts(rates.shown, rates.positives)
-    assert np.array_equal(again.score(np.arange(4)), rates.score(np.arange(4)))
+def test_a_target_of_no_task_is_in_no_sum_of_it() -> None:
+    labels = RANDOM.integers(0, 2, (50, 2)).astype(float)
+    logits, counted = RANDOM.normal(size=(50, 2)), RANDOM.integers(0, 2, (50, 2)).astype(float)
+    losses = StepLosses(logits, labels, counted, np.full((50, 2), 0.5))
+    for task in (0, 1):
+        kept = counted[:, task] > 0
+        alone = StepLosses(
+            logits[kept], labels[kept], np.ones((kept.sum(), 2)), np.full((kept.sum(), 2), 0.5)
+        ).sums(task)
+        found = losses.sums(task)
+        assert (found.num_targets, found.num_positives) == (kept.sum(), labels[kept, task].sum())
+        assert found.log_loss_sum == pytest.approx(alone.log_loss_sum)
+        assert found.predicted_sum == pytest.approx(alone.predicted_sum)
+        assert found.baseline_log_loss_sum == pytest.approx(kept.sum() * math.log(2))
 
 
-def test_item_rates_beat_the_base_rate_where_items_differ() -> None:
-    likes, rates, total = RANDOM.uniform(0.05, 0.95, 50), ItemRates(50, 1), Sums()
-    for _ in range(100):
-        rows = RANDOM.integers(0, 50, 40)
-        labels = (RANDOM.random(40) < likes[rows])[:, None].astype(float)
-        total += step_sums(np.zeros_like(labels), labels, rates.score(rows))[0]
-        rates.update(rows, labels)
-    assert total.baseline_ne is not None
-    assert total.baseline_ne < 0.9
-    assert total.ne == pytest.approx(1.0, abs=0.01)
-    assert total.log_loss_sum == pytest.approx(4_000 * math.log(2))
+def test_ne_is_torchrecs() -> None:
+    metric = NEMetricComputation(
+        my_rank=0, batch_size=len(LABELS), n_tasks=1, window_size=len(LABELS)
+    )
+    probabilities = RANDOM.uniform(0.01, 0.99, len(LABELS))
+    metric.update(
+        predictions=torch.tensor(probabilities)[None], labels=torch.tensor(LABELS)[None].double(),
+        weights=torch.ones(1, len(LABELS)).double(),
+    )  # fmt: skip
+    theirs = {report.metric_prefix: float(report.value) for report in metric.compute()}
+    assert sums_of(probabilities, LABELS).ne == pytest.approx(
+        theirs[MetricPrefix.LIFETIME], rel=1e-6
+    )
+    assert sums_of(probabilities, LABELS).ne == pytest.approx(theirs[MetricPrefix.WINDOW], rel=1e-6)
 
 
 def line(step: int) -> StepLine:

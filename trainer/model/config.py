@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from features.sequences import TOKEN_BITS
 from ingest.runtime.errors import ConfigError
 
 _MAX_ACTION_BITS = 32
+_COUNTED_PER_TASK = 3
+
+
+class Task(NamedTuple):
+    """Label 1 where any bit of `mask` is set; only targets with a bit of `among` count, 0: all."""
+
+    name: str
+    mask: int
+    among: int = 0
+
+
+Tasks = tuple[tuple[str, int] | tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Everything that decides which parameters a model has and what it computes.
 
-    `tasks` pairs a task's name with the mask of action bits that make its label 1.
+    `tasks` are `Task`s; (name, mask) and (name, mask, among) are taken for one.
+    `counted_rates`: the ranking head also reads what was counted of the item, `num_counted` figures
+    behind the learned part of its row (`trainer.rates`).
     `max_history` is for whoever builds batches (`TokenBatch.from_columns`); the model itself takes
     any length. `attention_divisor` is fixed so that no result depends on who else is in a batch.
 
@@ -24,12 +38,12 @@ class ModelConfig:
         ConfigError: a value that cannot work; the message names the field.
 
     Example:
-        >>> config = ModelConfig(tasks=(("like", 8),))
+        >>> config = ModelConfig(tasks=(("like", 8), ("click", 2, 1)))
         >>> ModelConfig.from_dict(config.to_dict()) == config
         True
     """
 
-    tasks: tuple[tuple[str, int], ...]
+    tasks: Tasks
     backbone: str = "hstu"
     embedding_dim: int = 32
     num_layers: int = 2
@@ -45,6 +59,7 @@ class ModelConfig:
     num_watch_buckets: int = 16
     num_price_buckets: int = 32
     retrieval_temperature: float = 0.05
+    counted_rates: bool = False
 
     def __post_init__(self) -> None:
         for name in _POSITIVE_INTS:
@@ -57,29 +72,50 @@ class ModelConfig:
                 raise _refused(name, value, "a finite number above 0")
         if self.action_bits > _MAX_ACTION_BITS:
             raise _refused("action_bits", self.action_bits, f"at most {_MAX_ACTION_BITS}")
+        if type(self.counted_rates) is not bool:
+            raise _refused("counted_rates", self.counted_rates, "true or false")
+        object.__setattr__(self, "tasks", tuple(Task(*task) for task in self.tasks))
         self._check_tasks()
 
     def _check_tasks(self) -> None:
-        names = [name for name, _ in self.tasks]
+        names = self.task_names
         if not names or len(set(names)) != len(names) or not all(names):
             raise _refused("tasks", self.tasks, "at least one task, each with a name of its own")
-        for name, mask in self.tasks:
-            if not 0 < mask < 1 << self.action_bits:
-                raise _refused("tasks", (name, mask), f"a mask of 1 to {self.action_bits} bits")
+        limit = 1 << self.action_bits
+        for task, mask, among in zip(self.tasks, self.task_masks, self.task_amongs, strict=True):
+            if not (0 < mask < limit and 0 <= among < limit):
+                raise _refused("tasks", tuple(task), f"masks of at most {self.action_bits} bits")
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks' names in the order of the logits."""
-        return tuple(name for name, _ in self.tasks)
+        return tuple(task[0] for task in self.tasks)
 
     @property
     def task_masks(self) -> tuple[int, ...]:
         """The tasks' action masks in the order of the logits."""
-        return tuple(mask for _, mask in self.tasks)
+        return tuple(task[1] for task in self.tasks)
+
+    @property
+    def task_amongs(self) -> tuple[int, ...]:
+        """The bits of which a target needs one to count for a task, 0 for all targets."""
+        return tuple(Task(*task).among for task in self.tasks)
+
+    @property
+    def num_counted(self) -> int:
+        """Counted figures behind the learned part of an item's row."""
+        return _COUNTED_PER_TASK * len(self.tasks) if self.counted_rates else 0
+
+    @property
+    def item_width(self) -> int:
+        """Width of an item's row as the model reads it: learned, then counted."""
+        return self.embedding_dim + self.num_counted
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self) | {"tasks": [list(task) for task in self.tasks]}
+        """Plain values for JSON; a task of all targets as a pair."""
+        parts = zip(self.task_names, self.task_masks, self.task_amongs, strict=True)
+        tasks = [[name, mask, *([among] if among else [])] for name, mask, among in parts]
+        return asdict(self) | {"tasks": tasks}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -94,9 +130,13 @@ class ModelConfig:
         if "tasks" not in values:
             raise ConfigError("model field missing", detail="tasks has no default.")
         try:
-            tasks = tuple((str(name), int(mask)) for name, mask in values["tasks"])
+            tasks = tuple(
+                Task(str(name), int(mask), *map(int, among))
+                for name, mask, *among in values["tasks"]
+            )
         except (TypeError, ValueError) as error:
-            raise _refused("tasks", values["tasks"], "pairs of name and action mask") from error
+            wanted = "tasks of name, action mask and perhaps mask of eligible targets"
+            raise _refused("tasks", values["tasks"], wanted) from error
         return cls(**(values | {"tasks": tasks}))
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from features.sequence_reader import ALL_BITS
+
 
 def labels(actions: Tensor, task_masks: tuple[int, ...]) -> Tensor:
     """Label 1 where any bit of the task's mask is set.
@@ -21,22 +23,48 @@ def labels(actions: Tensor, task_masks: tuple[int, ...]) -> Tensor:
     return ((actions[:, None] & masks) != 0).float()
 
 
-def news(actions: Tensor, changed: Tensor, task_masks: tuple[int, ...]) -> Tensor:
+def shown(actions: Tensor, changed: Tensor, task_amongs: tuple[int, ...]) -> Tensor:
+    """1 where a target begins to count for a task.
+
+    It has a bit of `among` (0: any target will do), and is no correction, or one that brings the
+    first such bit.
+
+    Shapes: actions, changed int64[M] -> float32[M,tasks].
+
+    Example:
+        >>> shown(torch.tensor([1, 2]), torch.tensor([ALL_BITS, ALL_BITS]), (1, 0))
+        tensor([[1., 1.],
+                [0., 1.]])
+    """
+    is_new = (changed == ALL_BITS)[:, None]
+    before = actions & ~changed
+    first = is_new | ~_eligible(before, task_amongs)
+    return (_eligible(actions, task_amongs) & first).float()
+
+
+def news(
+    actions: Tensor, changed: Tensor, task_masks: tuple[int, ...], task_amongs: tuple[int, ...]
+) -> Tensor:
     """1 where a label is still to be learned.
 
-    Of a target that was none before, every label; of a correction only those that its changed bits
-    turned from 0 to 1: the rest was learned when the token was a target.
+    Of a target that counts for a task only now (`shown`) that task's label; of a correction besides
+    those that its changed bits turned from 0 to 1: the rest was learned when the token was a target.
 
     Shapes: actions, changed int64[M] -> float32[M,tasks].
 
     Example:
         >>> clicked_then_liked = torch.tensor([10])
-        >>> news(clicked_then_liked, torch.tensor([8]), (8, 2, 10))
+        >>> news(clicked_then_liked, torch.tensor([8]), (8, 2, 10), (0, 0, 0))
         tensor([[1., 0., 0.]])
     """
-    masks = torch.tensor(task_masks, dtype=actions.dtype, device=actions.device)
-    before = (actions & ~changed)[:, None]
-    return (((changed[:, None] & masks) != 0) & ((before & masks) == 0)).float()
+    turned = labels(actions, task_masks) - labels(actions & ~changed, task_masks)
+    turned = turned * _eligible(actions, task_amongs)
+    return torch.maximum(turned, shown(actions, changed, task_amongs))
+
+
+def _eligible(actions: Tensor, task_amongs: tuple[int, ...]) -> Tensor:
+    among = torch.tensor(task_amongs, dtype=actions.dtype, device=actions.device)
+    return ((actions[:, None] & among) != 0) | (among == 0)
 
 
 def ranking_loss(logits: Tensor, labels: Tensor, news: Tensor) -> Tensor:

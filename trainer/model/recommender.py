@@ -49,6 +49,9 @@ class HistoryCache:
 class Recommender(nn.Module):
     """Ranks targets and makes retrieval queries; E is `config.embedding_dim` throughout.
 
+    Items come in as rows [..,W], W being `config.item_width`: E learned values, then, where the model
+    reads counted rates, what was counted of the item.
+
     Targets of one message attend its history and themselves, never each other (HSTU's M-FALCON,
     Zhai et al. 2024, section 3.4), so training's `forward` and serving's `encode` + `score` agree.
 
@@ -75,15 +78,16 @@ class Recommender(nn.Module):
         self.ranking = RankingHead(config)
         self.retrieval = RetrievalHead(config)
 
-    def forward(self, batch: TokenBatch, item_embeddings: Tensor) -> ModelOutput:
+    def forward(self, batch: TokenBatch, item_rows: Tensor) -> ModelOutput:
         """Score a batch's M targets from their histories.
 
-        Shapes: item_embeddings [T,E], one row per token.
+        Shapes: item_rows [T,W], one row per token.
 
         Raises:
-            FreshetError: item_embeddings of another shape.
+            FreshetError: item_rows of another shape.
         """
-        self._check_rows("item_embeddings", item_embeddings, batch.num_tokens)
+        self._check_rows("item_rows", item_rows, batch.num_tokens)
+        item_embeddings, counted = self._split(item_rows)
         view = _batch_view(batch)
         states = self.backbone(self.tokens(batch, item_embeddings), view)
         states = self.final_norm(states)
@@ -92,24 +96,25 @@ class Recommender(nn.Module):
             states.index_select(0, batch.target_index),
             item_embeddings.index_select(0, batch.target_index),
             user_state.index_select(0, batch.target_user),
+            counted.index_select(0, batch.target_index),
         )
         query = self.retrieval.query(user_state).index_select(0, batch.target_user)
         return ModelOutput(task_logits=logits, query=query)
 
-    def encode(self, history: TokenBatch, item_embeddings: Tensor) -> HistoryCache:
+    def encode(self, history: TokenBatch, item_rows: Tensor) -> HistoryCache:
         """Encode histories once, for any number of `score` calls.
 
-        Shapes: item_embeddings [T,E], one row per token; `history` has no targets.
+        Shapes: item_rows [T,W], one row per token; `history` has no targets.
 
         Raises:
-            FreshetError: `history` has targets, or item_embeddings of another shape.
+            FreshetError: `history` has targets, or item_rows of another shape.
         """
-        self._check_rows("item_embeddings", item_embeddings, history.num_tokens)
+        self._check_rows("item_rows", item_rows, history.num_tokens)
         if bool(history.num_targets.any()):
             raise FreshetError(
                 "history has targets", detail=f"{int(history.num_targets.sum())}; wanted none."
             )
-        tokens = self.tokens(history, item_embeddings)
+        tokens = self.tokens(history, self._split(item_rows)[0])
         states, keys, values = self.backbone.encode(tokens, _batch_view(history))
         state = self._user_state(self.final_norm(states), history.offsets, history.lengths)
         return HistoryCache(
@@ -122,34 +127,43 @@ class Recommender(nn.Module):
         )
 
     def score(
-        self, cache: HistoryCache, user_index: Tensor, item_embeddings: Tensor, times_ms: Tensor
+        self, cache: HistoryCache, user_index: Tensor, item_rows: Tensor, times_ms: Tensor
     ) -> Tensor:
         """Score M candidates against cached histories; how they are split over calls is irrelevant.
 
-        Shapes: user_index int64[M] ascending, rows of the cache; item_embeddings [M,E]; times_ms
+        Shapes: user_index int64[M] ascending, rows of the cache; item_rows [M,W]; times_ms
         int64[M], when each would be shown -> task logits [M,tasks].
 
         Raises:
             FreshetError: shapes that differ, or a user_index out of order or range.
         """
-        self._check_rows("item_embeddings", item_embeddings, len(user_index))
+        self._check_rows("item_rows", item_rows, len(user_index))
+        item_embeddings, counted = self._split(item_rows)
         view, columns = _candidate_view(cache, user_index, times_ms)
         past = Past(keys=cache.keys, values=cache.values, columns=columns)
         states = self.backbone(self.tokens.candidates(item_embeddings), view, past)
         user_state = cache.state.index_select(0, user_index)
-        logits: Tensor = self.ranking(self.final_norm(states), item_embeddings, user_state)
+        states = self.final_norm(states)
+        logits: Tensor = self.ranking(states, item_embeddings, user_state, counted)
         return logits
 
-    def item_vectors(self, item_embeddings: Tensor) -> Tensor:
-        """Item rows [R,E] as retrieval vectors [R,E], norm 1; query @ vector is the similarity."""
-        return self.retrieval.item_vectors(item_embeddings)
+    def item_vectors(self, item_rows: Tensor) -> Tensor:
+        """Item rows, [R,W] or their learned part [R,E], as retrieval vectors [R,E], norm 1.
+
+        query @ vector is the similarity.
+        """
+        return self.retrieval.item_vectors(self._split(item_rows)[0])
+
+    def _split(self, item_rows: Tensor) -> tuple[Tensor, Tensor]:
+        width = self.config.embedding_dim
+        return item_rows[:, :width], item_rows[:, width:]
 
     def _user_state(self, states: Tensor, offsets: Tensor, history_lengths: Tensor) -> Tensor:
         """The last history row's state, or the learned start where there is no history: [B,E]."""
         return gather(states, offsets.diff(), history_lengths - 1, self.start_state)
 
     def _check_rows(self, name: str, rows: Tensor, num_rows: int) -> None:
-        wanted = (num_rows, self.config.embedding_dim)
+        wanted = (num_rows, self.config.item_width)
         if rows.shape != wanted:
             raise FreshetError(
                 f"{name} of another shape", detail=f"{tuple(rows.shape)}, wanted {wanted}."

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from ingest.runtime.errors import ConfigError
 from trainer.config import TrainerConfig
+from trainer.model.config import Tasks
 from trainer.recipes.eight_gpu import eight_gpu
 from trainer.recipes.one_gpu import one_gpu
 from trainer.recipes.tiny_cpu import tiny_cpu
-
-Tasks = tuple[tuple[str, int], ...]
 
 RECIPES: dict[str, Callable[[Tasks], TrainerConfig]] = {
     recipe.__name__: recipe for recipe in (tiny_cpu, one_gpu, eight_gpu)

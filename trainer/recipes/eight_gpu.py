@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer.config import TrainerConfig
+from trainer.model.config import Tasks
 from trainer.recipes.one_gpu import one_gpu
 
 
-def eight_gpu(tasks: tuple[tuple[str, int], ...]) -> TrainerConfig:
+def eight_gpu(tasks: Tasks) -> TrainerConfig:
     """Eight layers of width 256, history 4,096, a table of 200 million rows (26 GB a GPU)."""
     small = one_gpu(tasks)
     return replace(

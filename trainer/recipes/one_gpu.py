@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from trainer.config import TrainerConfig
-from trainer.model.config import ModelConfig
+from trainer.model.config import ModelConfig, Tasks
 
 
-def one_gpu(tasks: tuple[tuple[str, int], ...]) -> TrainerConfig:
+def one_gpu(tasks: Tasks) -> TrainerConfig:
     """Four layers of width 128, history 1,024, a table of 10 million rows (5 GB)."""
     return TrainerConfig(
         model=ModelConfig(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from trainer.config import TrainerConfig
-from trainer.model.config import ModelConfig
+from trainer.model.config import ModelConfig, Tasks
 
 
-def tiny_cpu(tasks: tuple[tuple[str, int], ...]) -> TrainerConfig:
+def tiny_cpu(tasks: Tasks) -> TrainerConfig:
     """Two layers of width 32, history 128, a table of 131,072 rows."""
     return TrainerConfig(
         model=ModelConfig(
@@ -18,6 +18,7 @@ def tiny_cpu(tasks: tuple[tuple[str, int], ...]) -> TrainerConfig:
             value_dim=16,
             max_history=128,
             attention_divisor=128.0,
+            counted_rates=True,
         ),
         table_rows=1 << 17,
         token_budget=4096,

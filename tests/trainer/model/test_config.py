@@ -18,6 +18,13 @@ def test_a_configuration_survives_json() -> None:
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_task_may_be_of_some_targets_only_and_one_of_all_is_written_as_a_pair() -> None:
+    config = ModelConfig(tasks=(("like", 8), ("click", 2, 1)))
+    assert config.task_amongs == (0, 1)
+    assert config.to_dict()["tasks"] == [["like", 8], ["click", 2, 1]]
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -32,6 +39,9 @@ def test_a_configuration_survives_json() -> None:
         ({"tasks": (("like", 8), ("like", 2))}, "tasks"),
         ({"tasks": (("like", 0),)}, "tasks"),
         ({"tasks": (("like", 1 << 28),)}, "tasks"),
+        ({"tasks": (("like", 8, 1 << 28),)}, "tasks"),
+        ({"tasks": (("like", 8, -1),)}, "tasks"),
+        ({"counted_rates": 1}, "counted_rates"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_its_fields_name(
@@ -43,7 +53,13 @@ def test_a_value_that_cannot_work_is_refused_by_its_fields_name(
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"tasks": 3}, {"tasks": [["like"]]}, {"tasks": [["like", 8]], "num_layer": 2}],
+    [
+        {},
+        {"tasks": 3},
+        {"tasks": [["like"]]},
+        {"tasks": [["like", 8, 1, 1]]},
+        {"tasks": [["like", 8]], "num_layer": 2},
+    ],
 )
 def test_a_manifest_that_is_no_configuration_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"tasks|num_layer"):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainer.model.losses import labels, ranking_loss, sampled_softmax_loss
+from features.sequence_reader import ALL_BITS
+from trainer.model.losses import labels, news, ranking_loss, sampled_softmax_loss, shown
 
 
 def test_a_label_is_one_where_any_bit_of_the_mask_is_set() -> None:
@@ -25,6 +26,21 @@ def test_the_ranking_loss_is_a_sum_in_nats() -> None:
     torch.testing.assert_close(ranking_loss(logits, truth, torch.ones(2, 2)), each.sum())
     half = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     torch.testing.assert_close(ranking_loss(logits, truth, half), (each * half).sum())
+
+
+def test_a_target_counts_among_its_own_kind_once_and_as_soon_as_it_is_of_that_kind() -> None:
+    seen, click, like = 1, 2, 8
+    actions = torch.tensor(
+        [seen, seen | click, click, seen | click, seen | click, seen | like, like]
+    )
+    changed = torch.tensor([ALL_BITS, ALL_BITS, ALL_BITS, click, seen, like, like])
+    masks, amongs = (click, click), (seen, 0)
+    assert shown(actions, changed, amongs).tolist() == [
+        [1, 1], [1, 1], [0, 1], [0, 0], [1, 0], [0, 0], [0, 0],
+    ]  # fmt: skip
+    assert news(actions, changed, masks, amongs).tolist() == [
+        [1, 1], [1, 1], [0, 1], [1, 1], [1, 0], [0, 0], [0, 0],
+    ]  # fmt: skip
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:

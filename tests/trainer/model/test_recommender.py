@@ -19,13 +19,18 @@ from trainer.model.losses import labels, ranking_loss, sampled_softmax_loss
 from trainer.model.recommender import HistoryCache, Recommender
 
 CONFIG = ModelConfig(
-    tasks=(("like", 8), ("click", 2)), embedding_dim=8, qk_dim=4, value_dim=4, hidden_dim=8
-)
+    tasks=(("like", 8), ("click", 2)), embedding_dim=8, qk_dim=4, value_dim=4, hidden_dim=8,
+    counted_rates=True,
+)  # fmt: skip
 
 
 def make_model(seed: int = 0) -> Recommender:
     torch.manual_seed(seed)
-    return Recommender(CONFIG)
+    model = Recommender(CONFIG)
+    assert model.ranking.counted is not None
+    for weight in model.ranking.counted.parameters():  # begins at 0, where nothing would be seen
+        torch.nn.init.normal_(weight, std=0.3)
+    return model
 
 
 def make_batch(history: list[int], targets: list[int], seed: int = 0) -> tuple[TokenBatch, Tensor]:
@@ -48,7 +53,7 @@ def make_batch(history: list[int], targets: list[int], seed: int = 0) -> tuple[T
         price_minor=column(2**53),
         changed=torch.full((int(num_targets.sum()),), ALL_BITS),
     )
-    return batch, torch.randn(total, CONFIG.embedding_dim, generator=generator)
+    return batch, torch.randn(total, CONFIG.item_width, generator=generator)
 
 
 def history_of(batch: TokenBatch) -> TokenBatch:
@@ -201,9 +206,25 @@ def test_a_batch_without_users_gives_no_answers() -> None:
     assert make_model()(batch, items).task_logits.shape == (0, 2)
 
 
+def test_what_is_counted_of_an_item_reaches_its_own_score_and_nothing_else() -> None:
+    model, (batch, items) = make_model(), make_batch([5, 0], [3, 2])
+    counted = torch.zeros_like(items)
+    counted[:, CONFIG.embedding_dim :] = 1.0
+    before = model(batch, items)
+    of_history = model(batch, items + counted * ~batch.is_target[:, None])
+    assert torch.equal(of_history.task_logits, before.task_logits)
+    one = torch.zeros_like(counted)
+    one[batch.target_index[1]] = counted[batch.target_index[1]]
+    after = model(batch, items + one)
+    moved = (after.task_logits != before.task_logits).any(1)
+    assert moved.tolist() == [False, True, False, False, False]
+    assert torch.equal(after.query, before.query)
+    assert torch.equal(model.item_vectors(items + counted), model.item_vectors(items))
+
+
 def test_refusals_name_what_is_wrong() -> None:
     model, (batch, items) = make_model(), make_batch([5, 2], [2, 1])
-    with pytest.raises(FreshetError, match="item_embeddings"):
+    with pytest.raises(FreshetError, match="item_rows"):
         model(batch, items[1:])
     with pytest.raises(FreshetError, match="history has targets"):
         model.encode(batch, items)
@@ -226,5 +247,5 @@ def test_the_attention_backend_changes_no_weight_and_hardly_a_score() -> None:
     fast, slow = Recommender(CONFIG, "cpu"), Recommender(CONFIG, "reference")
     slow.load_state_dict(fast.state_dict())
     batch = TokenBatch.of_items(user_ids=[7], item_ids=[[1, 2, 3, 4]], num_targets=[2])
-    rows = torch.randn(4, CONFIG.embedding_dim)
+    rows = torch.randn(4, CONFIG.item_width)
     torch.testing.assert_close(fast(batch, rows).task_logits, slow(batch, rows).task_logits)
