@@ -65,10 +65,10 @@ class ItemRates:
         return self._rates(self.shown[rows], self.positives[rows])
 
     def figures(self, rows: Ints) -> npt.NDArray[np.float32]:
-        """What the model reads: rows int64[M] -> [M,3 tasks].
+        """What the model reads: rows int64[M] -> [M,4 tasks].
 
         Per task the log-odds of the item's rate less those of the global rate, the same of its rate
-        lately, and log(1 + shown lately), brought to the scale of the others.
+        lately, and log(1 + shown), whole and lately, brought to the scale of the others.
         """
         overall = self._overall()
         decay = self._decay(rows, self.clock_ms)
@@ -77,6 +77,7 @@ class ItemRates:
         columns = [
             _log_odds(self.score(rows)) - _log_odds(overall),
             _log_odds(rate_lately) - _log_odds(overall),
+            np.log1p(self.shown[rows]) / 5 - 0.5,
             np.log1p(lately) / 5 - 0.5,
         ]
         return np.concatenate(columns, axis=1).astype(np.float32)

@@ -38,6 +38,8 @@ def ne_summary(lines: list[StepLine]) -> dict[str, dict[str, Any]]:
             "lifetime": lifetime.ne,
             "window": window.ne,
             "calibration_window": window.calibration,
+            "auc": _newest(lines, task, "auc_window"),
+            "gauc": _newest(lines, task, "gauc_window"),
             "num_targets": lifetime.num_targets,
             "num_positives": lifetime.num_positives,
         }
@@ -59,6 +61,12 @@ def curve(lines: list[StepLine], task: str, num_points: int = 40) -> Curve:
         model=[ne for _, ne, _ in kept],
         baseline=[base for _, _, base in kept],
     )
+
+
+def _newest(lines: list[StepLine], task: str, figure: str) -> float | None:
+    """A figure that only some lines have, by the newest of them."""
+    found = (line.tasks[task].get(figure) for line in reversed(lines) if task in line.tasks)
+    return next((value for value in found if value is not None), None)
 
 
 def _sums(line: StepLine, task: str) -> Sums:

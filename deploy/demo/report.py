@@ -81,7 +81,9 @@ def _conservation(summary: Mapping[str, Any]) -> Table:
 def _quality(summary: Mapping[str, Any]) -> Table:
     table = Table(title="Normalized entropy, scored before learning (base rate = 1)")
     table.title_justify = "left"
-    for name in ("task", "targets", "lifetime", "last fifth", "item rate, last fifth"):
+    for name in (
+        "task", "targets", "lifetime", "last fifth", "item rate, last fifth", "AUC", "GAUC"
+    ):  # fmt: skip
         table.add_column(name, justify="left" if name == "task" else "right")
     for task, ne in summary["ne"].items():
         baseline = summary["ne_baseline"][task]
@@ -91,6 +93,8 @@ def _quality(summary: Mapping[str, Any]) -> Table:
             _ratio(ne["lifetime"]),
             _ratio(ne["window"]),
             _ratio(baseline["window"]),
+            _ratio(ne["auc"]),
+            _ratio(ne["gauc"]),
         )
     floors = summary["ne_floor"]
     if floors:

@@ -19,6 +19,7 @@ from trainer.ne_log import StepLine
 
 def line(step: int, *, positives: int, loss: float, baseline: float, targets: int = 10) -> StepLine:
     figures: dict[str, float | None] = {
+        "num_targets": targets,
         "num_positives": positives,
         "log_loss_sum": loss,
         "predicted_sum": float(positives),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from features.sequence_reader import decode_columns
-from features.sequences import Sequence, decode
+from features.sequences import HEADER, Sequence, decode
 from tests.trainer.streams import CLICK, LIKE, recorded
 from tests.trainer.test_loop import CONFIG, NUM_MESSAGES, run_once
 from trainer import metrics
@@ -78,6 +78,29 @@ def test_a_runs_lines_hold_every_tasks_own_targets_segments_and_orderings(
     assert value is not None
     assert metrics.auc.labels(task="like")._value.get() == value
     assert 0.5 < value <= 1.0
+
+
+def test_a_targets_own_label_leaves_its_score_as_it_is(alone: Ranks, tmp_path: Path) -> None:
+    records = recorded(num_messages=NUM_MESSAGES)
+    last = max(i for i, r in enumerate(records) if isinstance(decode(r.value), Sequence))
+    message = decode(records[last].value)
+    assert isinstance(message, Sequence)
+    tokens = message.tokens.copy()
+    tokens["actions"][-message.num_targets :] ^= LIKE
+    value = records[last].value[: HEADER.itemsize] + tokens.tobytes()
+    value += message.target_offsets.tobytes()
+    flipped = [*records[:last], records[last]._replace(value=value), *records[last + 1 :]]
+    config = replace(CONFIG, token_budget=1)  # a step a message
+    for name, stream in (("told", records), ("flipped", flipped)):
+        run_once(tmp_path / name, alone, records=stream, config=config)
+    told, lied = (read_ne_log(tmp_path / name / "ne.jsonl") for name in ("told", "flipped"))
+    differs = [a.tasks["like"]["num_positives"] != b.tasks["like"]["num_positives"]
+               for a, b in zip(told, lied, strict=True)]  # fmt: skip
+    assert sum(differs) == 1
+    assert not any(differs[:-2])
+    at = differs.index(True) + 1
+    said = [[line.tasks["like"]["predicted_sum"] for line in lines[:at]] for lines in (told, lied)]
+    assert said[0] == said[1]
 
 
 def scored(num_targets: int, *, informed: bool = True) -> ScoredTargets:

@@ -42,7 +42,8 @@ def test_the_models_figures_follow_their_definition() -> None:
     overall, lately = (1 + 1) / (3 + 2), 2**-2 + 2**-1
     whole = log_odds((1 + 20 * overall) / 22) - log_odds(overall)
     recent = log_odds((2**-2 + 20 * overall) / (lately + 20)) - log_odds(overall)
-    expected = [[whole, recent, np.log1p(lately) / 5 - 0.5], [0, 0, -0.5]]
+    volumes = (np.log1p([2, lately]) / 5 - 0.5).tolist()
+    expected = [[whole, recent, *volumes], [0, 0, -0.5, -0.5]]
     assert rates.figures(np.array([1, 0])) == pytest.approx(np.array(expected), abs=1e-6)
 
 

@@ -10,7 +10,7 @@ from features.sequences import TOKEN_BITS
 from ingest.runtime.errors import ConfigError
 
 _MAX_ACTION_BITS = 32
-_COUNTED_PER_TASK = 3
+_COUNTED_PER_TASK = 4
 
 
 class Task(NamedTuple):
