@@ -35,7 +35,7 @@ class Retrieved(NamedTuple):
 class ServedVersion:
     """Weights, table, id map and the histories encoded with them.
 
-    Shapes: E model width, T history tokens, M candidates; `row_ids` int64[R], the raw item ids of
+    Shapes: W width of an item's row, T history tokens, M candidates; `row_ids` int64[R], the raw item ids of
     the rows in use, -1 for the fallback row.
     """
 
@@ -72,7 +72,7 @@ class ServedVersion:
         return int((self._idmap.rows_of(item_ids) == FALLBACK_ROW).sum())
 
     def embed(self, item_ids: npt.NDArray[np.int64]) -> Tensor:
-        """Items' rows, [M] -> [M,E]; an item without one gets the fallback row and is counted."""
+        """Items' rows, [M] -> [M,W]; an item without one gets the fallback row and is counted."""
         rows = self._idmap.rows_of(item_ids)
         metrics.FALLBACK_ROWS.inc(int((rows == FALLBACK_ROW).sum()))
         return self._item_weight.index_select(0, torch.from_numpy(rows))

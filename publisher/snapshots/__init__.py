@@ -2,7 +2,7 @@
 
 <root>/<model>/LATEST                          Pointer to the version to serve, replaced atomically
 <root>/<model>/<version>/dense.safetensors     every dense weight, by its name in trainer.model
-<root>/<model>/<version>/table.safetensors     item_weight float32[R,E], row_ids int64[R]
+<root>/<model>/<version>/table.safetensors     item_weight float32[R,W], row_ids int64[R]
 <root>/<model>/<version>/manifest.json.sha256  checks manifest.json; sha256sum -c reads it
 <root>/<model>/<version>/manifest.json         SnapshotManifest, written last: the commit
 """
