@@ -11,8 +11,8 @@ import torch
 
 from features.sequence_reader import decode_columns
 from features.sequences import HEADER, Sequence, decode
+from tests.trainer.loop_runs import CONFIG, NUM_MESSAGES, run_once
 from tests.trainer.streams import CLICK, LIKE, recorded
-from tests.trainer.test_loop import CONFIG, NUM_MESSAGES, run_once
 from trainer import metrics
 from trainer.auc import auc
 from trainer.batch import TokenBatch
