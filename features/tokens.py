@@ -154,8 +154,7 @@ def join_events(
         token.actions |= bits
         token.last_ms = time_ms
         token.num_events += 1
-        if watch_ms > token.watch_ms:
-            token.watch_ms = watch_ms
+        token.watch_ms = max(token.watch_ms, watch_ms)
         if price >= 0:
             _join_price(token, price, bits)
         if offset > token.max_offset:
