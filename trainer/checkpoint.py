@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on bit for bit, one directory each, all or nothing.
 
     <checkpoints>/<step, 12 digits>/
-        dense.safetensors  adam.safetensors  table.safetensors
+        dense.safetensors  adam.safetensors  idmap.safetensors  table.safetensors
         rates.safetensors  scores.safetensors
         checkpoint.json      State and every file's checksum, itself sealed by one
 
@@ -29,7 +29,7 @@ from trainer.export import Position, drop_left_overs
 from trainer.quality import TaskRecord
 
 _STATE = "checkpoint.json"
-_GROUPS = ("dense", "adam", "table", "rates", "scores")
+_GROUPS = ("dense", "adam", "idmap", "table", "rates", "scores")
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +58,7 @@ class BadCheckpoint(FreshetError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory: `tensors` by group (dense, adam, table, rates, scores), then by name."""
+    """A checkpoint in memory: `tensors` by group (as the files are named), then by name."""
 
     state: State
     tensors: dict[str, dict[str, Tensor]]

@@ -18,6 +18,8 @@ class TrainerConfig:
     `threads` and `attention_backend` are part of it because sums taken otherwise round otherwise;
     a checkpoint may be resumed with others. `rematerialize` changes no bit: see `trainer.model.hstu.HSTU`.
     `auc_window_targets` are kept one by one, `window_targets` only as sums.
+    An id gets a row once seen in `admit_after` tokens and loses it when not seen for `idle_ttl_ms` of
+    event time (0: never) or, in a full table, as one of the coldest; see `trainer.row_allocator`.
     A rank's buffered tokens are bounded by `max_buffered_tokens` plus one poll.
 
     Raises:
@@ -26,6 +28,8 @@ class TrainerConfig:
 
     model: ModelConfig
     table_rows: int = 1 << 17
+    admit_after: int = 1
+    idle_ttl_ms: int = 0
     table_init_std: float = 0.02
     table_learning_rate: float = 0.05
     dense_learning_rate: float = 1e-3
@@ -44,10 +48,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         for name in (
-            "token_budget", "max_buffered_tokens", "window_targets", "auc_window_targets", "threads"
+            "token_budget", "max_buffered_tokens", "window_targets", "auc_window_targets", "threads",
+            "admit_after",
         ):  # fmt: skip
             _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("num_negatives", "seed", "retrieval_weight"):
+        for name in ("num_negatives", "seed", "retrieval_weight", "idle_ttl_ms"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in (
             "table_learning_rate", "dense_learning_rate", "table_init_std", "rate_half_life_seconds"

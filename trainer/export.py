@@ -3,7 +3,8 @@
     <exports>/<step, 12 digits>/
         dense.safetensors        every dense weight and the base-rate counters, by name in trainer.model.Recommender
         table.safetensors        item_weight float32[R,W], a row as the model reads it: learned, then
-                                 counted at the cut; row_ids int64[R]: raw item id, -1 where none
+                                 counted at the cut; row_ids int64[R]: raw id, -1 where none;
+                                 rows in use may lie anywhere but in row 0, the fallback
         export.json              Export, written last: a directory without it does not exist
 
 The directory is written under a temporary name and renamed, so a reader sees all of it or nothing.

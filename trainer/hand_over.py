@@ -42,11 +42,11 @@ def _task_quality(record: TaskRecord) -> TaskQuality:
 
 def export_table(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The table as the model reads it, counted rates at the checkpoint's clock behind each row."""
-    weight, row_ids = (checkpoint.tensors["table"][name] for name in ("weight", "row_ids"))
+    weight = checkpoint.tensors["table"]["weight"]
     if checkpoint.state.config["model"]["counted_rates"]:
         state = {name: counts.numpy() for name, counts in checkpoint.tensors["rates"].items()}
         half_life_seconds = checkpoint.state.config["rate_half_life_seconds"]
         rates = ItemRates.from_state(state, half_life_seconds=half_life_seconds)
         counted = torch.from_numpy(rates.figures(np.arange(len(weight))))
         weight = torch.cat([weight, counted], dim=1)
-    return {"item_weight": weight, "row_ids": row_ids}
+    return {"item_weight": weight, "row_ids": checkpoint.tensors["idmap"]["row_ids"]}

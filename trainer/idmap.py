@@ -1,8 +1,7 @@
-"""The id map: raw id of an item or a context token to row of a bounded table.
+"""The id map: raw id of an item or a context token to row of a table; who has a row is not its affair.
 
-Row 0 is shared by every id that found no row free. Rows are given out in the order of admission,
-and a step's new ids are admitted in ascending order, so the map is a function of the sequence of
-global batches, however many ranks share them.
+Row 0 is shared by every id that has none. Raw ids are any 64 bits but -1, which says "no id" in
+`row_ids` and therefore never has a row: items are non-negative, context tokens at most -2.
 """
 
 from __future__ import annotations
@@ -13,89 +12,103 @@ import numpy.typing as npt
 from ingest.runtime.errors import ConfigError, FreshetError
 
 FALLBACK_ROW = 0
-_NO_ID = -1
+NO_ID = -1
+
+Ints = npt.NDArray[np.int64]
+
+# 2**64 over the golden ratio: multiplied by it, ids that differ in few bits differ in the high ones.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class IdMap:
-    """At most `num_rows - 1` raw ids, each with a row of its own; lookups are binary searches.
+    """At most `num_rows - 1` raw ids, each with a row of its own, in a hash table of rows.
 
-    Shapes: ids and rows int64[n].
+    Open addressing with linear probing, at most half full: a whole batch probes at once. What a
+    lookup finds does not depend on the order of insertion.
+
+    Shapes: ids and rows int64[n]; `row_ids` int64[num_rows], the raw id of every row, -1 for none.
 
     Example:
-        >>> idmap = IdMap(3)
-        >>> idmap.admit(np.array([30, 70, 90]))
-        2
-        >>> idmap.rows_of(np.array([70, 90, 5])).tolist()
-        [2, 0, 0]
+        >>> idmap = IdMap(4)
+        >>> idmap.insert(np.array([70, 90]), np.array([1, 3]))
+        >>> idmap.rows_of(np.array([90, 70, 5])).tolist()
+        [3, 1, 0]
     """
 
     def __init__(self, num_rows: int) -> None:
         if num_rows < 2:
             raise ConfigError("table too small", detail=f"{num_rows} rows; row 0 is the fallback.")
         self.num_rows = num_rows
-        self._sorted_ids = np.empty(0, np.int64)
-        self._sorted_rows = np.empty(0, np.int64)
-
-    @property
-    def num_ids(self) -> int:
-        """How many ids have a row; rows 1..num_ids are in use."""
-        return len(self._sorted_ids)
-
-    @property
-    def context_rows(self) -> npt.NDArray[np.int64]:
-        """Rows of context tokens' ids, the negative ones: no items, so never drawn or recommended."""
-        return self._sorted_rows[: np.searchsorted(self._sorted_ids, 0)]
-
-    def admit(self, ids: npt.NDArray[np.int64]) -> int:
-        """Give rows to those of `ids` (ascending, distinct) that have none, while rows are free.
-
-        Returns how many were admitted. Costs a copy of the map where any is.
-        """
-        at, known = self._find(ids)
-        room = self.num_rows - 1 - self.num_ids
-        new = np.flatnonzero(~known)[:room]
-        if len(new):
-            rows = np.arange(self.num_ids + 1, self.num_ids + 1 + len(new))
-            self._sorted_rows = np.insert(self._sorted_rows, at[new], rows)
-            self._sorted_ids = np.insert(self._sorted_ids, at[new], ids[new])
-        return len(new)
-
-    def rows_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Each id's row, the fallback row where it has none."""
-        at, known = self._find(ids)
-        rows = np.full(len(ids), FALLBACK_ROW, np.int64)
-        rows[known] = self._sorted_rows[at[known]]
-        return rows
-
-    def _find(
-        self, ids: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        at = np.searchsorted(self._sorted_ids, ids)
-        known = np.zeros(len(ids), np.bool_)
-        inside = at < self.num_ids
-        known[inside] = self._sorted_ids[at[inside]] == ids[inside]
-        return at, known
-
-    def row_ids(self) -> npt.NDArray[np.int64]:
-        """The raw id of every row, int64[num_rows], -1 where there is none: the whole state."""
-        ids = np.full(self.num_rows, _NO_ID, np.int64)
-        ids[self._sorted_rows] = self._sorted_ids
-        return ids
+        self.row_ids: Ints = np.full(num_rows, NO_ID, np.int64)
+        num_bits = (2 * num_rows - 1).bit_length()
+        self._shift = np.uint64(64 - num_bits)
+        self._mask = (1 << num_bits) - 1
+        # 0, the fallback row, marks an empty slot: a search that ends there found no row.
+        self._slots = np.zeros(1 << num_bits, np.int32)
+        self.num_ids = 0
+        self.end_row = 1
 
     @classmethod
-    def from_row_ids(cls, row_ids: npt.NDArray[np.int64]) -> IdMap:
-        """Read what `row_ids` gave.
+    def from_row_ids(cls, row_ids: Ints) -> IdMap:
+        """The map with these `row_ids`.
 
         Raises:
-            FreshetError: row 0 has an id, an id has two rows, or rows in use are not the first.
+            FreshetError: row 0 has an id, or an id has two rows.
         """
         idmap = cls(len(row_ids))
-        rows = np.flatnonzero(row_ids != _NO_ID)
-        if not np.array_equal(rows, np.arange(1, len(rows) + 1)):
-            raise FreshetError("id map torn", detail="The rows in use are not 1 to n.")
-        order = np.argsort(row_ids[rows])
-        idmap._sorted_ids = row_ids[rows][order].astype(np.int64)
-        idmap._sorted_rows = rows[order]
-        if bool((np.diff(idmap._sorted_ids) == 0).any()):
-            raise FreshetError("id map torn", detail="An id has two rows.")
+        rows = np.flatnonzero(row_ids != NO_ID)
+        if len(rows) and rows[0] == FALLBACK_ROW:
+            raise FreshetError("id map torn", detail=f"Row 0 has the id {row_ids[0]}.")
+        ids, num_rows = np.unique(row_ids[rows], return_counts=True)
+        if bool((num_rows > 1).any()):
+            raise FreshetError("id map torn", detail=f"Id {ids[num_rows > 1][0]} has two rows.")
+        idmap.insert(row_ids[rows].astype(np.int64), rows)
         return idmap
+
+    def insert(self, ids: Ints, rows: Ints) -> None:
+        """Give `ids`, distinct and without a row, these free rows."""
+        self.row_ids[rows] = ids
+        self.num_ids += len(ids)
+        self.end_row = max(self.end_row, int(rows.max(initial=0)) + 1)
+        self._index(rows)
+
+    def remove(self, rows: Ints) -> None:
+        """Free rows in use. Indexes all others anew, so better many at once."""
+        self.row_ids[rows] = NO_ID
+        in_use = np.flatnonzero(self.row_ids != NO_ID)
+        self.num_ids = len(in_use)
+        self.end_row = int(in_use[-1]) + 1 if len(in_use) else 1
+        self._slots.fill(FALLBACK_ROW)
+        self._index(in_use)
+
+    def rows_of(self, ids: Ints) -> Ints:
+        """Each id's row, the fallback row where it has none."""
+        slots = self._first_slot(ids)
+        rows = self._slots.take(slots)
+        left = np.flatnonzero(self._is_other(rows, ids))
+        slots = slots[left]
+        while len(left):
+            slots = (slots + 1) & self._mask
+            found = self._slots.take(slots)
+            rows[left] = found
+            other = self._is_other(found, ids[left])
+            left, slots = left[other], slots[other]
+        return rows.astype(np.int64)
+
+    def _is_other(self, rows: npt.NDArray[np.int32], ids: Ints) -> npt.NDArray[np.bool_]:
+        # Row 0 has no id, so the search ends there whatever is searched for.
+        return (self.row_ids.take(rows) != ids) & (rows != FALLBACK_ROW)
+
+    def _index(self, rows: Ints) -> None:
+        slots = self._first_slot(self.row_ids[rows])
+        while len(rows):
+            free = self._slots[slots] == FALLBACK_ROW
+            # Of several rows for one slot the last is kept; the others go on.
+            self._slots[slots[free]] = rows[free]
+            left = self._slots[slots] != rows
+            rows, slots = rows[left], (slots[left] + 1) & self._mask
+
+    def _first_slot(self, ids: Ints) -> Ints:
+        mixed = ids.view(np.uint64)
+        mixed = (mixed ^ (mixed >> np.uint64(32))) * _GOLDEN
+        return (mixed >> self._shift).view(np.int64)

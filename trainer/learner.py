@@ -17,15 +17,15 @@ from trainer import metrics
 from trainer.activations import ActivationMeter
 from trainer.batch import TokenBatch
 from trainer.config import TrainerConfig
-from trainer.idmap import FALLBACK_ROW, IdMap
+from trainer.idmap import FALLBACK_ROW, IdMap, Ints
 from trainer.model.losses import labels as task_labels
 from trainer.model.losses import news, ranking_loss, sampled_softmax_loss, shown
 from trainer.model.recommender import ModelOutput, Recommender
+from trainer.negatives import draw_negatives
 from trainer.ranks import Ranks
 from trainer.rates import ItemRates
+from trainer.row_allocator import Observed, RowAllocator
 from trainer.table import ItemTable, TableState
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class Scored:
     inverse: Tensor
     negative_rows: Tensor
     num_fallback_tokens: int
+    observed: Observed
 
     @property
     def logits(self) -> Tensor:
@@ -69,7 +70,12 @@ class Learner:
         ).to(ranks.device)
         self._looked_on = False
         self._adam = torch.optim.Adam(self.model.parameters(), lr=config.dense_learning_rate)
-        self.idmap = IdMap(config.table_rows)
+        self._rows = RowAllocator(
+            config.table_rows,
+            admit_after=config.admit_after,
+            idle_ttl_ms=config.idle_ttl_ms,
+            seed=config.seed,
+        )
         self.table = ItemTable(
             num_rows=config.table_rows,
             embedding_dim=config.model.embedding_dim,
@@ -86,16 +92,22 @@ class Learner:
             half_life_seconds=config.rate_half_life_seconds,
         )
 
-    def score(self, batch: TokenBatch, *, step: int) -> Scored:
-        """Admit the batch's new items and score its targets."""
-        ids, inverse = np.unique(batch.item_ids.numpy(), return_inverse=True)
-        everyones = ids if self._ranks.world == 1 else np.unique(self._ranks.gather_rows(ids))
-        self.idmap.admit(everyones)
-        rows = self.idmap.rows_of(ids)
-        negatives = draw_rows(
-            self.idmap.num_ids, self._config.num_negatives, seed=self._config.seed, step=step
+    @property
+    def idmap(self) -> IdMap:
+        """Which id has which row."""
+        return self._rows.idmap
+
+    def score(self, batch: TokenBatch, *, step: int, clock_ms: int) -> Scored:
+        """Give and take rows by the ids of all ranks' batches, then score this one's targets."""
+        ids, inverse, counts = np.unique(
+            batch.item_ids.numpy(), return_inverse=True, return_counts=True
         )
-        negatives = negatives[~np.isin(negatives, self.idmap.context_rows)]
+        observed = self._observe(ids, counts, step=step, clock_ms=clock_ms)
+        rows = self.idmap.rows_of(ids)
+        negatives = draw_negatives(
+            self.idmap, self._config.num_negatives, seed=self._config.seed, step=step
+        )
+        self._rows.mark_changed(negatives, step=step)
         found = self.table.lookup(self._tensor(np.concatenate([rows, negatives])))
         leaf = found.detach().requires_grad_()
         token_rows = rows[inverse]
@@ -113,11 +125,26 @@ class Learner:
             inverse=self._tensor(inverse),
             negative_rows=self._tensor(negatives),
             num_fallback_tokens=int((token_rows == FALLBACK_ROW).sum()),
+            observed=observed,
         )
         if not len(targets):
             return scored
         item_rows = self._with_counted(rows, leaf[: len(rows)]).index_select(0, scored.inverse)
         return replace(scored, output=self._forward(scored.batch, item_rows))
+
+    def _observe(self, ids: Ints, counts: Ints, *, step: int, clock_ms: int) -> Observed:
+        if self._ranks.world > 1:
+            mine = np.column_stack([ids, counts, np.full(len(ids), clock_ms)])
+            everyones = self._ranks.gather_rows(mine)
+            ids, inverse = np.unique(everyones[:, 0], return_inverse=True)
+            counts = np.zeros(len(ids), np.int64)
+            np.add.at(counts, inverse, everyones[:, 1])
+            clock_ms = int(everyones[:, 2].max(initial=-1))
+        observed = self._rows.observe(ids, counts, clock_ms=clock_ms, step=step)
+        self.table.reset(observed.evicted_rows)
+        if self.keeps_rates:
+            self.rates.forget(observed.evicted_rows)
+        return observed
 
     def _with_counted(self, rows: Ints, embeddings: Tensor) -> Tensor:
         """The rows as the model reads them: [n,E] -> [n,W]."""
@@ -226,16 +253,20 @@ class Learner:
             for field, value in self._adam.state.get(parameter, {}).items()
         }
 
+    def row_state(self) -> dict[str, Tensor]:
+        """A copy of the id map and of what decides who has a row."""
+        return {name: torch.from_numpy(values) for name, values in self._rows.state().items()}
+
     def load(
         self,
         *,
         dense: dict[str, Tensor],
         adam: dict[str, Tensor],
         table: TableState,
-        row_ids: Ints,
+        idmap: dict[str, Tensor],
         rates: dict[str, npt.NDArray[np.generic]],
     ) -> None:
-        """Go on from what `dense`, `adam`, `table.gather`, `idmap.row_ids` and `rates.state` gave."""
+        """Go on from what `dense`, `adam`, `table.gather`, `row_state` and `rates.state` gave."""
         self.model.load_state_dict(dense)
         for name, parameter in self.model.named_parameters():
             saved = {
@@ -248,7 +279,7 @@ class Learner:
             if saved:
                 self._adam.state[parameter] = saved
         self.table.load(table)
-        self.idmap = IdMap.from_row_ids(row_ids)
+        self._rows.load({name: values.numpy() for name, values in idmap.items()})
         if self.keeps_rates:
             half_life_seconds = self._config.rate_half_life_seconds
             self.rates = ItemRates.from_state(rates, half_life_seconds=half_life_seconds)
@@ -258,22 +289,6 @@ class Learner:
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._ranks.device)
-
-
-def draw_rows(num_ids: int, num_draws: int, *, seed: int, step: int) -> Ints:
-    """Rows 1..num_ids drawn uniformly by a hash of seed, step and index; none where there is no id.
-
-    The hash is splitmix64's finalizer (Steele et al. 2014, figure 15).
-    """
-    if not num_ids:
-        return np.empty(0, np.int64)
-    with np.errstate(over="ignore"):
-        mixed = np.arange(num_draws, dtype=np.uint64) + np.uint64(step) * np.uint64(num_draws)
-        mixed = (mixed + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return (mixed % np.uint64(num_ids)).astype(np.int64) + 1
 
 
 def _on_device(batch: TokenBatch, device: torch.device) -> TokenBatch:

@@ -68,11 +68,23 @@ clock_seconds = Gauge(
     ["partition"],
 )
 
-idmap_ids = Gauge("freshet_trainer_idmap_ids", "Raw ids with a row of their own.")
+idmap_ids = Gauge(
+    "freshet_trainer_idmap_ids", "Raw ids with a row of their own; of idmap_rows less one at most."
+)
 idmap_rows = Gauge("freshet_trainer_idmap_rows", "Rows of the table.")
 fallback_tokens = Counter(
     "freshet_trainer_idmap_fallback_tokens_total",
-    "Tokens whose item had to share the fallback row.",
+    "Tokens whose id had to share the fallback row.",
+)
+
+fallback_ratio = Gauge(
+    "freshet_trainer_idmap_fallback_ratio", "Their part of the newest own batch's tokens."
+)
+admitted_ids = Counter("freshet_trainer_idmap_admitted_total", "Ids that got a row.")
+evicted_ids = Counter(
+    "freshet_trainer_idmap_evicted_total",
+    "Ids that lost their row: not seen for long (idle), or the coldest of a full table (full).",
+    ["reason"],
 )
 
 checkpoint_seconds = Histogram(

@@ -99,6 +99,21 @@ class ItemRates:
         self._num_positives = self._num_positives + self.positives[items].sum(0) - before
         self._update_recent(items, rows, times_ms, shown, positives)
 
+    def forget(self, rows: Ints) -> None:
+        """Begin rows anew, int64[n] distinct; what they counted goes on as row 0's, so no sum changes."""
+        if not len(rows):
+            return
+        for counts in (self.shown, self.positives):
+            counts[0] += counts[rows].sum(0)
+            counts[rows] = 0
+        together = np.append(rows, 0)
+        decay = self._decay(together, self.clock_ms)
+        for recent in (self.recent_shown, self.recent_positives):
+            recent[0] = (recent[together] * decay).sum(0)
+            recent[rows] = 0
+        self.as_of_ms[rows] = 0
+        self.as_of_ms[0] = self.clock_ms
+
     def _update_recent(
         self, items: Ints, rows: Ints, times_ms: Ints, shown: Floats, positives: Floats
     ) -> None:

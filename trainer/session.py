@@ -18,6 +18,7 @@ from trainer.batch import TokenBatch
 from trainer.checkpoint import Checkpoint, State, find_newest, read_checkpoint, require_same
 from trainer.config import TrainerConfig
 from trainer.export import Position
+from trainer.idmap import IdMap
 from trainer.learner import Learner, Scored
 from trainer.ne_log import StepLine
 from trainer.prequential import Figures, Prequential, ScoredTargets
@@ -87,7 +88,7 @@ class Session:
             dense=tensors["dense"],
             adam=tensors["adam"],
             table=TableState(weight=table["weight"], momentum=table["momentum"]),
-            row_ids=table["row_ids"].numpy(),
+            idmap=tensors["idmap"],
             rates={name: counts.numpy() for name, counts in tensors["rates"].items()},
         )
         if self._ranks.is_first:
@@ -101,7 +102,8 @@ class Session:
         """One step of all ranks: score, take down the quality, learn. A rank may have no batch."""
         started_seconds = time.perf_counter()
         tokens = self._tokens(batch)
-        scored = self.learner.score(tokens, step=self.step)
+        clock_ms = self.clock_ms if batch is None else batch.clock_ms
+        scored = self.learner.score(tokens, step=self.step, clock_ms=clock_ms)
         num_targets, num_corrections, figures = self._observe(scored, batch)
         learned = self.learner.learn(scored)
         if not learned:
@@ -164,9 +166,7 @@ class Session:
         metrics.skipped_steps.inc(not learned)
         metrics.tokens.inc(scored.batch.num_tokens)
         metrics.messages.inc(0 if batch is None else len(batch.values))
-        metrics.fallback_tokens.inc(scored.num_fallback_tokens)
-        metrics.idmap_ids.set(self.learner.idmap.num_ids)
-        metrics.idmap_rows.set(self.learner.idmap.num_rows)
+        _count_rows(scored, self.learner.idmap)
         metrics.step.set(self.step)
         metrics.trained_targets.set(self.num_targets)
         metrics.trained_corrections.set(self.num_corrections)
@@ -192,13 +192,13 @@ class Session:
             code_revision=self._code_revision,
         )
         rates, scores = self.learner.rates.state(), self.prequential.scores.state()
-        row_ids = torch.from_numpy(self.learner.idmap.row_ids())
         return Checkpoint(
             state=state,
             tensors={
                 "dense": self.learner.dense(),
                 "adam": self.learner.adam(),
-                "table": {"weight": table.weight, "momentum": table.momentum, "row_ids": row_ids},
+                "idmap": self.learner.row_state(),
+                "table": {"weight": table.weight, "momentum": table.momentum},
                 "rates": {name: torch.from_numpy(counts) for name, counts in rates.items()},
                 "scores": {name: torch.from_numpy(part) for name, part in scores.items()},
             },
@@ -232,3 +232,14 @@ def _columns(
     parts = (scored.logits, scored.labels, scored.news, scored.shown)
     values = [part.cpu().numpy().astype(np.float64) for part in parts]
     return np.column_stack(whole), np.concatenate(values, axis=1)
+
+
+def _count_rows(scored: Scored, idmap: IdMap) -> None:
+    metrics.fallback_tokens.inc(scored.num_fallback_tokens)
+    if scored.batch.num_tokens:
+        metrics.fallback_ratio.set(scored.num_fallback_tokens / scored.batch.num_tokens)
+    metrics.admitted_ids.inc(scored.observed.num_admitted)
+    metrics.evicted_ids.labels(reason="idle").inc(scored.observed.num_idle)
+    metrics.evicted_ids.labels(reason="full").inc(scored.observed.num_coldest)
+    metrics.idmap_ids.set(idmap.num_ids)
+    metrics.idmap_rows.set(idmap.num_rows)

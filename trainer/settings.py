@@ -57,6 +57,14 @@ class TrainerSettings(KafkaSettings):
         default=0, description="Port of rank 0's /metrics, rank r's is r higher; 0 picks free ones."
     )
     table_rows: int | None = Field(default=None, description="Rows of the table, not the recipe's.")
+    admit_after: int | None = Field(
+        default=None,
+        description="Tokens an id must be seen in before it gets a row, not the recipe's.",
+    )
+    idle_ttl_ms: int | None = Field(
+        default=None,
+        description="An id not seen for so long, by event time, loses its row (0: never), not the recipe's.",
+    )
     token_budget: int | None = Field(
         default=None, description="Tokens of a full batch, not the recipe's."
     )
@@ -86,6 +94,8 @@ class TrainerSettings(KafkaSettings):
         return replace(
             config,
             table_rows=config.table_rows if self.table_rows is None else self.table_rows,
+            admit_after=config.admit_after if self.admit_after is None else self.admit_after,
+            idle_ttl_ms=config.idle_ttl_ms if self.idle_ttl_ms is None else self.idle_ttl_ms,
             token_budget=config.token_budget if self.token_budget is None else self.token_budget,
             threads=config.threads if self.threads is None else self.threads,
             seed=self.seed,

@@ -11,6 +11,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,7 +22,8 @@ from trainer.ranks import Ranks
 _TABLE = "item"
 _WEIGHT = f"embeddings.{_TABLE}.weight"
 _MOMENTUM = f"{_TABLE}.momentum1"
-_CHUNK_ROWS = 1 << 16
+# Rows started by one seed: a whole chunk is drawn to start one row of it anew.
+_CHUNK_ROWS = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ class TableState:
 
 
 class ItemTable:
-    """R rows of width E; every call is collective.
+    """R rows of width E; every call but `reset` is collective.
 
     Args:
         init_std: standard deviation of a fresh row; a row's start depends on `seed` and the row
@@ -63,17 +66,26 @@ class ItemTable:
         self._momentum: Tensor = (
             momentum[0].tensor if momentum else torch.empty(0, device=ranks.device)
         )
-        self._fill(init_std, seed)
+        self._init_std, self._seed = init_std, seed
+        self.reset(np.arange(num_rows))
 
-    def _fill(self, init_std: float, seed: int) -> None:
+    def reset(self, rows: npt.NDArray[np.int64]) -> None:
+        """Start rows, int64[n] ascending and the same on every rank, as the table started them.
+
+        Their part of the optimizer's state is 0 again, too.
+        """
         end = self._first_row + len(self._weight)
-        for chunk in range(self._first_row // _CHUNK_ROWS, -(-end // _CHUNK_ROWS)):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + chunk)
-            rows = torch.randn(_CHUNK_ROWS, self.embedding_dim, generator=generator) * init_std
-            lo, hi = max(chunk * _CHUNK_ROWS, self._first_row), min((chunk + 1) * _CHUNK_ROWS, end)
-            self._weight[lo - self._first_row : hi - self._first_row] = rows[
-                lo - chunk * _CHUNK_ROWS : hi - chunk * _CHUNK_ROWS
-            ].to(self._weight.device)
+        own = rows[np.searchsorted(rows, self._first_row) : np.searchsorted(rows, end)]
+        for chunk in np.unique(own // _CHUNK_ROWS).tolist():
+            first = chunk * _CHUNK_ROWS
+            in_chunk = own[np.searchsorted(own, first) : np.searchsorted(own, first + _CHUNK_ROWS)]
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + chunk)
+            start = torch.randn(_CHUNK_ROWS, self.embedding_dim, generator=generator)
+            at = torch.from_numpy(in_chunk - self._first_row).to(self._weight.device)
+            fresh = start[torch.from_numpy(in_chunk - first)] * self._init_std
+            with torch.no_grad():
+                self._weight[at] = fresh.to(self._weight.device)
+                self._momentum[at] = 0.0
 
     def lookup(self, rows: Tensor) -> Tensor:
         """Rows int64[n] -> float32[n,E], in order.

@@ -35,8 +35,8 @@ class Retrieved(NamedTuple):
 class ServedVersion:
     """Weights, table, id map and the histories encoded with them.
 
-    Shapes: W width of an item's row, T history tokens, M candidates; `row_ids` int64[R], the raw item ids of
-    the rows in use, -1 for the fallback row.
+    Shapes: W width of an item's row, T history tokens, M candidates; `row_ids` int64[R], the raw ids
+    of the rows up to the last in use, -1 for the fallback row and those free.
     """
 
     def __init__(
@@ -54,9 +54,10 @@ class ServedVersion:
         self._config = config
         self._item_weight = item_weight
         self._idmap = IdMap.from_row_ids(row_ids)
-        # Rows in use are the first; free ones need no vectors.
-        self.row_ids = row_ids[: self._idmap.num_ids + 1]
-        self._no_items = np.append(self._idmap.context_rows, FALLBACK_ROW)
+        # Free rows at the end need no vectors.
+        self.row_ids = row_ids[: self._idmap.end_row]
+        # Context tokens' ids are negative like "no id": neither is ever recommended.
+        self._no_items = np.flatnonzero(self.row_ids < 0)
         with torch.inference_mode():
             self._vectors = model.item_vectors(item_weight[: len(self.row_ids)])
         self._encoded: OrderedDict[tuple[int, int, int], HistoryCache] = OrderedDict()
@@ -65,7 +66,7 @@ class ServedVersion:
     @property
     def num_items(self) -> int:
         """Items that have a row of their own."""
-        return self._idmap.num_ids - len(self._idmap.context_rows)
+        return len(self.row_ids) - len(self._no_items)
 
     def num_unknown(self, item_ids: npt.NDArray[np.int64]) -> int:
         """How many of them have no row of their own."""

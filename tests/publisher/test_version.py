@@ -116,6 +116,20 @@ def test_a_feature_of_the_user_is_never_recommended(tmp_path: Path) -> None:
     assert served.num_unknown(np.array([context])) == 0
 
 
+def test_rows_between_that_are_free_are_never_recommended(tmp_path: Path) -> None:
+    table = tiny_table(1)
+    gone = table["row_ids"][[1, 7, len(ITEM_IDS)]].tolist()
+    table["row_ids"][[1, 7, len(ITEM_IDS)]] = -1
+    # As near to any user as a row can be.
+    table["item_weight"][[1, 7]] *= 100.0
+    publish(tmp_path, 1, table=table)
+    served = load(tmp_path)
+    found = served.retrieve(served.encode(tiny_tokens(0, 3)), 10**6, excluded=np.array([gone[0]]))
+    assert sorted(found.item_ids.tolist()) == sorted(set(ITEM_IDS) - set(gone))
+    assert served.num_items == len(ITEM_IDS) - 3
+    assert served.num_unknown(np.array([*gone, ITEM_IDS[0]])) == 3 + (ITEM_IDS[0] in gone)
+
+
 def state_of(user_id: int, num_tokens: int, offset: int) -> UserState:
     users = UserStates(max_users=1, max_history=100)
     users.apply([targets_record(user_id, tiny_tokens(0, num_tokens), offset=offset)])

@@ -112,6 +112,6 @@ def test_the_first_step_reports_its_bytes(alone: Ranks) -> None:
     reported = []
     for rematerialize in (False, True):
         config = TrainerConfig(model=CONFIG, table_rows=256, rematerialize=rematerialize)
-        Learner(config, alone).score(make_batch(), step=0)
+        Learner(config, alone).score(make_batch(), step=0, clock_ms=0)
         reported.append(REGISTRY.get_sample_value("freshet_trainer_activation_bytes_per_token"))
     assert reported[0] > 2 * reported[1] > 0

@@ -32,7 +32,7 @@ def checkpoint_of(step: int) -> Checkpoint:
         quality={"like": record}, config={"model": {"hidden_dim": 4}, "table_rows": 8},
         schema="abc", code_revision="tested",
     )  # fmt: skip
-    groups = ("dense", "adam", "table", "rates", "scores")
+    groups = ("dense", "adam", "idmap", "table", "rates", "scores")
     return Checkpoint(
         state=state, tensors={g: {"w": torch.arange(6.0).view(2, 3) + step} for g in groups}
     )
@@ -67,9 +67,8 @@ def test_a_damaged_one_is_replaced_and_a_sound_one_stays(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["dense.safetensors", "adam.safetensors", "table.safetensors", "rates.safetensors",
-        "scores.safetensors",
-             "checkpoint.json"],
+    "name", ["dense.safetensors", "adam.safetensors", "idmap.safetensors", "table.safetensors",
+             "rates.safetensors", "scores.safetensors", "checkpoint.json"],
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
 def test_a_damaged_newest_is_named_and_the_one_before_wins(

@@ -49,7 +49,7 @@ def test_an_export_scores_as_the_trainer_that_wrote_it(alone: Ranks, tmp_path: P
         price_minor=torch.zeros(6, dtype=torch.int64),
         changed=torch.full((3,), ALL_BITS),
     )
-    scored = session.learner.score(batch, step=session.step)
+    scored = session.learner.score(batch, step=session.step, clock_ms=9_000)
     assert session.learner.idmap.rows_of(candidates)[2] != FALLBACK_ROW  # admitted just now
     expected = torch.sigmoid(scored.logits).numpy()
     assert np.allclose(found[:2], expected[:2], atol=1e-6)

@@ -158,10 +158,10 @@ def test_the_model_learns_what_the_items_say_and_never_scores_what_it_learned(
 
     score = Learner.score
 
-    def learns_first(self: Learner, batch: object, *, step: int) -> Scored:
+    def learns_first(self: Learner, batch: object, **at: int) -> Scored:
         for _ in range(3):
-            self.learn(score(self, batch, step=step))  # type: ignore[arg-type]
-        return score(self, batch, step=step)  # type: ignore[arg-type]
+            self.learn(score(self, batch, **at))  # type: ignore[arg-type]
+        return score(self, batch, **at)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Learner, "score", learns_first)
     session = run_once(tmp_path / "wrong", alone, records=memorised, config=config)
@@ -237,7 +237,7 @@ def test_an_export_holds_the_weights_of_the_cut(
     assert torch.equal(learned, whole[0].tensors["table"]["weight"])
     assert np.array_equal(counted, session.learner.rates.figures(np.arange(len(counted))))
     assert counted[1:].std(0).min() > 0
-    assert torch.equal(table["row_ids"], whole[0].tensors["table"]["row_ids"])
+    assert torch.equal(table["row_ids"], whole[0].tensors["idmap"]["row_ids"])
     for name, tensor in dense.items():
         assert torch.equal(tensor, whole[0].tensors["dense"][name])
     assert export.quality["like"].ne_lifetime == session.records["like"].lifetime.ne

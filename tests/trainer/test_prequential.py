@@ -33,7 +33,7 @@ def test_a_task_is_learned_and_counted_among_its_own_targets_alone(alone: Ranks)
     is_clicked = (actions & CLICK) > 0
     assert 0 < int(is_clicked.sum()) < len(actions)
     learner = Learner(AMONG, alone)
-    scored = learner.score(batch, step=0)
+    scored = learner.score(batch, step=0, clock_ms=0)
     assert torch.equal(scored.news[:, 1] > 0, is_clicked)
     assert learner.learn(scored)
     liked = (actions & LIKE) > 0
@@ -53,7 +53,7 @@ def test_labels_of_targets_that_do_not_count_move_no_weight(alone: Ranks) -> Non
     found = []
     for told in (batch, replace(batch, actions=actions)):
         learner = Learner(config, alone)
-        assert learner.learn(learner.score(told, step=0))
+        assert learner.learn(learner.score(told, step=0, clock_ms=0))
         found.append(learner.dense())
     for name, weight in found[0].items():
         assert torch.equal(weight, found[1][name]), name

@@ -22,11 +22,15 @@ def test_every_recipe_is_a_configuration_that_fits_into_a_manifest(recipe: str) 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRESHET_TRAINER_TABLE_ROWS", "77")
+    monkeypatch.setenv("FRESHET_TRAINER_ADMIT_AFTER", "3")
+    monkeypatch.setenv("FRESHET_TRAINER_IDLE_TTL_MS", "1000")
     monkeypatch.setenv("FRESHET_TRAINER_DETERMINISTIC", "true")
     monkeypatch.setenv("FRESHET_TRAINER_REMATERIALIZE", "true")
     monkeypatch.setenv("FRESHET_TRAINER_STOP_AT_CLOCK_MS", "123")
     settings = TrainerSettings()
     assert settings.trainer_config().table_rows == 77
+    assert settings.trainer_config().admit_after == 3
+    assert settings.trainer_config().idle_ttl_ms == 1000
     assert settings.trainer_config().rematerialize
     assert settings.run_config().wait_limit_seconds is None
     assert settings.run_config().stop_at_clock_ms == 123
@@ -54,7 +58,8 @@ def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("token_budget", 0), ("threads", 0), ("table_rows", 1), ("device", "tpu"),
-     ("dense_learning_rate", float("nan")), ("num_negatives", -1)],
+     ("dense_learning_rate", float("nan")), ("num_negatives", -1),
+     ("admit_after", 0), ("idle_ttl_ms", -1)],
 )  # fmt: skip
 def test_a_value_that_cannot_work_names_its_field(field: str, value: object) -> None:
     model = ModelConfig(tasks=(("like", 8),))

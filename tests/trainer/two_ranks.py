@@ -20,8 +20,10 @@ CONFIG = TrainerConfig(
         tasks=TASKS, embedding_dim=8, num_layers=1, num_heads=1, qk_dim=8, value_dim=8,
         hidden_dim=16, max_history=16, max_positions=16, attention_divisor=16.0,
     ),
-    # Odd, so that the shards differ in size; too small for all items, so that some share row 0.
+    # Odd, so that the shards differ in size; too small for all items, so that they come and go.
     table_rows=19,
+    admit_after=2,
+    idle_ttl_ms=1,  # steps, here
     num_negatives=8,
 )  # fmt: skip
 NUM_STEPS = 12
