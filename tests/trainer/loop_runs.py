@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from ingest.runtime.kafka import Record
@@ -15,8 +17,10 @@ from trainer.config import RunConfig, TrainerConfig
 from trainer.export import Position
 from trainer.loop import train
 from trainer.model.config import ModelConfig
+from trainer.ne_log import StepLine
 from trainer.ranks import Ranks
 from trainer.session import Session
+from trainer.stream import MessageBatch
 
 NUM_MESSAGES = 120
 CONFIG = TrainerConfig(
@@ -70,6 +74,27 @@ def run_once(
         graveyard=buried or Buried(),
         stop=stop or StopSignal(),
     )
+
+
+class Killed(Exception):
+    """Ends a run in the middle of a step."""
+
+
+def run_killed(
+    directory: Path, ranks: Ranks, kill_at: int, patch: pytest.MonkeyPatch, **of_run: Any
+) -> None:
+    """A run that ends without a word after a step."""
+    train_step = Session.train
+
+    def dying(self: Session, batch: MessageBatch | None) -> StepLine:
+        line = train_step(self, batch)
+        if self.step == kill_at:
+            raise Killed
+        return line
+
+    with patch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Session, "train", dying)
+        run_once(directory, ranks, **of_run)
 
 
 def contents(session: Session) -> Checkpoint:

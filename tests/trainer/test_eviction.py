@@ -11,15 +11,15 @@ import torch
 from prometheus_client import REGISTRY
 
 from ingest.runtime.kafka import Record
-from tests.trainer.streams import recorded, with_corrections
-from tests.trainer.test_loop import (
+from tests.trainer.loop_runs import (
     CONFIG,
     NUM_MESSAGES,
-    StopAfter,
     assert_same,
     contents,
+    run_killed,
     run_once,
 )
+from tests.trainer.streams import recorded, with_corrections
 from trainer.export import list_exports, read_export
 from trainer.learner import Learner, Scored
 from trainer.ne_log import read_ne_log
@@ -42,21 +42,20 @@ def evicted(reason: str) -> float:
     return REGISTRY.get_sample_value(name, {"reason": reason}) or 0.0
 
 
-def test_stopped_anywhere_and_gone_on_with_it_ends_bit_for_bit(
-    alone: Ranks, records: list[Record], tmp_path: Path
+def test_killed_anywhere_and_restarted_it_ends_bit_for_bit(
+    alone: Ranks, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = evicted("idle"), evicted("full")
     whole = contents(run_once(tmp_path / "whole", alone, records=records, config=TINY))
     assert evicted("idle") > before[0]
     assert evicted("full") > before[1]
     curve = read_ne_log(tmp_path / "whole" / "ne.jsonl")
-    for looks in range(6, 42, 9):
-        directory = tmp_path / str(looks)
-        stopped = run_once(
-            directory, alone, records=records, config=TINY, seed=looks, stop=StopAfter(looks)
+    for kill_at in range(5, whole.state.step, 13):
+        directory = tmp_path / str(kill_at)
+        run_killed(
+            directory, alone, kill_at, monkeypatch, records=records, config=TINY, seed=kill_at
         )
-        assert stopped.step < whole.state.step
-        session = run_once(directory, alone, records=records, config=TINY, seed=looks + 100)
+        session = run_once(directory, alone, records=records, config=TINY, seed=kill_at + 100)
         assert_same(contents(session), whole)
         assert read_ne_log(directory / "ne.jsonl") == curve
 

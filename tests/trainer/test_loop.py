@@ -16,7 +16,15 @@ from ingest.runtime.errors import ConfigError
 from ingest.runtime.kafka import Record
 from ingest.runtime.lock import lock_directory
 from ingest.runtime.service import StopSignal
-from tests.trainer.loop_runs import CONFIG, NUM_MESSAGES, assert_same, contents, run_once
+from tests.trainer.loop_runs import (
+    CONFIG,
+    NUM_MESSAGES,
+    Killed,
+    assert_same,
+    contents,
+    run_killed,
+    run_once,
+)
 from tests.trainer.streams import TASKS, Buried, end_ms, recorded, with_corrections
 from trainer.checkpoint import Checkpoint, list_checkpoints, read_checkpoint, write_checkpoint
 from trainer.export import list_exports, read_export
@@ -24,10 +32,6 @@ from trainer.learner import Learner, Scored
 from trainer.ne_log import NeLog, StepLine, read_ne_log
 from trainer.ranks import Ranks
 from trainer.session import Session
-
-
-class Killed(Exception):
-    """Ends a run in the middle of a step."""
 
 
 class StopAfter(StopSignal):
@@ -63,21 +67,9 @@ def test_a_run_killed_at_any_step_and_restarted_ends_with_the_same_weights_and_c
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = Session.train
-    num_steps = whole[0].state.step
-    for kill_at in range(1, num_steps, 3):
-
-        def dying(self: Session, batch: object, kill_at: int = kill_at) -> StepLine:
-            line = original(self, batch)  # type: ignore[arg-type]
-            if self.step == kill_at:
-                raise Killed
-            return line
-
+    for kill_at in range(1, whole[0].state.step, 3):
         directory = tmp_path / str(kill_at)
-        monkeypatch.setattr(Session, "train", dying)
-        with pytest.raises(Killed):
-            run_once(directory, alone, records=records, seed=kill_at)
-        monkeypatch.setattr(Session, "train", original)
+        run_killed(directory, alone, kill_at, monkeypatch, records=records, seed=kill_at)
         session = run_once(directory, alone, records=records, seed=kill_at + 100)
         assert_same(contents(session), whole[0])
         assert read_ne_log(directory / "ne.jsonl") == whole[1]
