@@ -49,6 +49,14 @@ def test_ids_in_steps_find_their_rows_in_a_full_map(stride: int) -> None:
     assert not idmap.rows_of(rows * stride + 1 + 2**61).any()
 
 
+def test_a_map_whose_ids_come_and_go_for_long_does_not_fill_up() -> None:
+    idmap, row = IdMap(4), np.array([1])
+    for raw in range(1_000):
+        idmap.insert(np.array([raw]), row)
+        assert idmap.rows_of(np.array([raw - 1, raw])).tolist() == [0, 1]
+        idmap.remove(row)
+
+
 @pytest.mark.parametrize("row_ids", [[-1, 5, 5], [7, -1, 5], [0, 1, 2]])
 def test_a_torn_map_is_refused(row_ids: list[int]) -> None:
     with pytest.raises(FreshetError, match="torn"):
