@@ -92,9 +92,10 @@ def run_killed(
             raise Killed
         return line
 
-    with patch.context() as patched, pytest.raises(Killed):
+    with patch.context() as patched:
         patched.setattr(Session, "train", dying)
-        run_once(directory, ranks, **of_run)
+        with pytest.raises(Killed):
+            run_once(directory, ranks, **of_run)
 
 
 def contents(session: Session) -> Checkpoint:
