@@ -23,8 +23,8 @@ from tests.trainer.streams import recorded, with_corrections
 from trainer.export import list_exports, read_export
 from trainer.learner import Learner, Scored
 from trainer.ne_log import read_ne_log
-from trainer.quality import ItemRates
 from trainer.ranks import Ranks
+from trainer.rates import ItemRates
 from trainer.session import Session
 from trainer.table import ItemTable
 
@@ -76,7 +76,8 @@ def test_a_free_row_is_as_the_table_began_and_counts_nothing(
     assert not torch.equal(found.tensors["table"]["weight"], begun.tensors["table"]["weight"])
     for counts in found.tensors["rates"].values():
         assert not counts[free].any()
-    assert int(found.tensors["rates"]["shown"].sum()) == found.state.num_targets
+    shown = found.tensors["rates"]["shown"].sum(0)
+    assert shown.tolist() == [found.state.num_targets] * len(config.model.tasks)
 
     _, _, table = read_export(list_exports(tmp_path / "exports")[-1])
     assert torch.equal(table["row_ids"], row_ids)
@@ -129,10 +130,15 @@ def test_rows_started_anew_are_as_the_table_began(alone: Ranks) -> None:
 
 
 def test_what_forgotten_items_counted_goes_on_in_the_fallback_row() -> None:
-    rates = ItemRates(4, 1)
-    rates.update(np.array([1, 1, 2, 3]), np.array([[1.0], [0.0], [1.0], [1.0]]))
+    rates = ItemRates(4, 1, half_life_seconds=1.0)
+    labels = np.array([[1.0], [0.0], [1.0], [1.0]])
+    times_ms = np.array([0, 1_000, 2_000, 2_000])
+    rates.update(np.array([1, 1, 2, 3]), times_ms, shown=np.ones((4, 1)), positives=labels)
     rates.forget(np.array([1, 3]))
-    assert rates.shown.tolist() == [3, 0, 1, 0]
+    assert rates.shown.tolist() == [[3], [0], [1], [0]]
     assert rates.positives.tolist() == [[2], [0], [1], [0]]
-    again = ItemRates.from_counts(rates.shown, rates.positives)
+    assert rates.recent_shown.tolist() == [[1.75], [0], [1], [0]]
+    assert rates.recent_positives.tolist() == [[1.25], [0], [1], [0]]
+    again = ItemRates.from_state(rates.state(), half_life_seconds=1.0)
     assert np.array_equal(again.score(np.arange(4)), rates.score(np.arange(4)))
+    assert np.array_equal(again.figures(np.arange(4)), rates.figures(np.arange(4)))
