@@ -67,7 +67,7 @@ typecheck: setup ## Strict types of every room
 	$(PYTHON) -m mypy
 
 ##@ Develop
-.PHONY: format settings lock kernels bench-kernels bench-features bench-ingest bench-quality clean clean-all
+.PHONY: format settings lock kernels bench-kernels bench-features bench-ingest bench-idmap bench-quality clean clean-all
 format: setup ## Rewrite the sources in the house format
 	$(PYTHON) -m ruff check --fix
 	$(PYTHON) -m ruff format
@@ -86,6 +86,9 @@ bench-features: setup ## Sequence building against its targets, into build/bench
 
 bench-ingest: setup ## The replay producer and the readers against their targets, into build/bench/ingest.json
 	$(PYTHON) -m tests.benchmarks.bench_ingest
+
+bench-idmap: setup ## The id map's look-ups against their target, into build/bench/idmap.json
+	$(PYTHON) -m tests.benchmarks.bench_idmap
 
 bench-quality: setup ## Prequential click NE and GAUC on real impressions, into build/bench/quality.json
 	$(PYTHON) -m tests.benchmarks.bench_quality
