@@ -28,7 +28,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ##@ Start here
 .PHONY: help setup doctor demo
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.synced build/jars/kafka/.copied build/jars/flink/.copied build/kernels/.built ## Install everything, by the locks, into .venv/ and build/
 
