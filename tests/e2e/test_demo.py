@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,17 @@ def test_a_small_demo_finds_every_planted_count_again_and_leaves_nothing_running
     assert processes_of(options.directory) == []
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """Children hear SIGINT, also where this process was started to ignore it, as shells do behind `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("heard_interrupts")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_stops_all_it_started(tmp_path: Path, signum: signal.Signals) -> None:
     directory = tmp_path / "demo"
