@@ -19,6 +19,7 @@ from kernels import intervals as masks
 from kernels import library
 from kernels.interval_attention import interval_attention
 from kernels.jagged import offsets_of, positions_of
+from tests.kernels.masks import MASKS
 from tests.kernels.rounding import largest_sums_of_terms
 
 TRAINED = ("q", "k", "v", "position_bias", "time_bias")
@@ -115,6 +116,14 @@ def assert_as_exact_as_the_reference(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("lengths", [[0], [1], [63], [97, 0, 48], [1025], [1600]])
 def test_its_error_is_at_most_twice_that_of_the_reference(score: str, lengths: list[int]) -> None:
     assert_as_exact_as_the_reference(make_case(lengths, score=score))
+
+
+@pytest.mark.parametrize("score", ["silu", "softmax"])
+@pytest.mark.parametrize("name", MASKS)
+def test_every_mask_is_as_exact_as_the_reference(name: str, score: str) -> None:
+    lengths = [0, 1, 97, 130]
+    mask = MASKS[name](torch.tensor(lengths))
+    assert_as_exact_as_the_reference(make_case(lengths, score=score, mask=mask))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
