@@ -12,16 +12,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
-import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,40 +28,12 @@ from torch.nn import functional
 from kernels import intervals
 from kernels.interval_attention import interval_attention
 from kernels.jagged import offsets_of, positions_of, sequence_of
+from tests.benchmarks.figures import Figure, Report
 
 HEADS, WIDTH, BUCKETS = 4, 64, 64
 TOKENS = 8192
-OUT = Path(__file__).parents[2] / "build" / "bench" / "kernels.json"
 
 Case = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A figure measured several times and its target; `least` says which side of it is good."""
-
-    name: str
-    runs: list[float]
-    target: float
-    least: bool = True
-    note: str = ""
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.runs)
-
-    @property
-    def met(self) -> bool:
-        return self.median >= self.target if self.least else self.median <= self.target
-
-    def line(self) -> str:
-        verdict = "met" if self.met else "MISSED"
-        sign = ">=" if self.least else "<="
-        notes = [self.note] if self.note else []
-        if len(self.runs) > 1:
-            notes.insert(0, f"{len(self.runs)} runs {min(self.runs):.3g} to {max(self.runs):.3g}")
-        note = f"  ({'; '.join(notes)})" if notes else ""
-        return f"{verdict:6}  {self.name}: {self.median:.3g}, target {sign} {self.target:.3g}{note}"
 
 
 def ragged_case(longest: int, *, biased: bool, tokens: int = TOKENS) -> Case:
@@ -167,7 +135,7 @@ def share_of_peak(longest: int, *, biased: bool, target: float) -> Figure:
     seconds = in_turns(multiply, step(attention(case), case), rounds=11)
     best_peak = flops / min(peak for peak, _ in seconds)
     best = useful / min(ours for _, ours in seconds) / best_peak
-    return Figure(
+    return Figure.median(
         name=f"share of GEMM peak, causal silu, N={longest}, {'both biases' if biased else 'no bias'}",
         runs=[useful / ours / (flops / peak) for peak, ours in seconds],
         target=target,
@@ -179,7 +147,7 @@ def against_padded_dense(longest: int, *, target: float) -> Figure:
     case = ragged_case(longest, biased=False, tokens=min(TOKENS, 4 * longest))
     dense = step(lambda: padded_dense(case), case)
     seconds = in_turns(dense, step(attention(case), case), rounds=15 if longest < 1024 else 5)
-    return Figure(
+    return Figure.median(
         name=f"times faster than padded dense PyTorch, N={longest}",
         runs=[theirs / ours for theirs, ours in seconds],
         target=target,
@@ -194,12 +162,12 @@ def semi_local_figures() -> list[Figure]:
     steps = [step(attention(case), case) for case in (*cases, full)]
     seconds = in_turns(*steps, rounds=5)
     return [
-        Figure(
+        Figure.median(
             name="semi-local 128+128 times faster than causal, N=8192",
             runs=[each[4] / each[2] for each in seconds],
             target=12,
         ),
-        Figure(
+        Figure.median(
             name="semi-local growth exponent, N=2k..16k",
             runs=[exponent(sizes, each[:4]) for each in seconds],
             target=1.1,
@@ -230,7 +198,7 @@ def delta_figure(num_candidates: int = 1000, num_cached: int = 2000) -> Figure:
     full_case = case_of(one, intervals.target_aware(one, torch.tensor([1])), biased=False)
     with torch.no_grad():
         seconds = in_turns(attention(full_case), delta, rounds=9)
-    return Figure(
+    return Figure.median(
         name=f"delta form of {num_candidates} candidates times faster than full passes",
         runs=[num_candidates * full / ours for full, ours in seconds],
         target=100,
@@ -250,7 +218,7 @@ def one_sequence_figure(threads: int, length: int = 4096) -> Figure:
         run()
         spent = [now - before.get(thread, 0) for thread, now in thread_nanoseconds().items()]
         shares.append(max(spent) / sum(spent))
-    return Figure(
+    return Figure.median(
         name=f"busiest of {threads} threads' share of the CPU time, N={length}, one sequence of one head",
         runs=shares[1:],
         target=1 / threads + 0.15,
@@ -293,31 +261,24 @@ def memory_figure(threads: int) -> Figure:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return Figure(
         name="MB beyond inputs and outputs, N=16384",
-        runs=[int(done.stdout) / 1e6],
+        measured=int(done.stdout) / 1e6,
         target=400,
         least=False,
     )
 
 
-def measure(threads: int) -> list[Figure]:
-    figures = []
-
-    def add(*found: Figure) -> None:
-        for figure in found:
-            print(figure.line(), flush=True)
-        figures.extend(found)
-
+def measure(threads: int, report: Report) -> None:
     for longest in (1024, 2048):
-        add(share_of_peak(longest, biased=False, target=0.60))
-        add(share_of_peak(longest, biased=True, target=0.45))
+        report.add(share_of_peak(longest, biased=False, target=0.60))
+        report.add(share_of_peak(longest, biased=True, target=0.45))
     for longest, target in ((256, 3.0), (1024, 6.0), (2048, 6.0)):
-        add(against_padded_dense(longest, target=target))
-    add(*semi_local_figures())
-    add(memory_figure(threads))
-    add(delta_figure())
+        report.add(against_padded_dense(longest, target=target))
+    for figure in semi_local_figures():
+        report.add(figure)
+    report.add(memory_figure(threads))
+    report.add(delta_figure())
     if threads > 1:
-        add(one_sequence_figure(threads))
-    return figures
+        report.add(one_sequence_figure(threads))
 
 
 def main() -> int:
@@ -330,27 +291,14 @@ def main() -> int:
         print(extra_memory_bytes())
         return 0
     busy_before = os.getloadavg()
-    figures = measure(arguments.threads)
+    report = Report(
+        "kernels", threads=arguments.threads, torch=torch.__version__, cores=os.cpu_count()
+    )
+    measure(arguments.threads, report)
     load = {"before": busy_before, "after": os.getloadavg()}
-    missed = sum(not figure.met for figure in figures)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "load_average": load,
-        "figures": [
-            asdict(figure) | {"median": figure.median, "met": figure.met} for figure in figures
-        ],
-    }
-    OUT.write_text(json.dumps(report, indent=1) + "\n")
     before, after = (" ".join(f"{each:.2f}" for each in load[when]) for when in load)
     print(f"load average of {os.cpu_count()} cores: {before} before, {after} after")
-    print(
-        f"{'MISSED' if missed else 'PASSED'}: {len(figures) - missed} of {len(figures)} targets met"
-    )
-    return 1 if missed else 0
+    return report.close(load_average=load)
 
 
 if __name__ == "__main__":

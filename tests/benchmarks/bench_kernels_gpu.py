@@ -7,12 +7,9 @@ and silu attention with a [B,H,N,N] score. Without a GPU there is nothing to mea
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +18,7 @@ from torch.nn import functional
 from kernels import intervals
 from kernels.interval_attention import interval_attention
 from kernels.jagged import offsets_of, positions_of, sequence_of
-from tests.benchmarks.bench_kernels import Figure
+from tests.benchmarks.figures import Figure, Report
 
 HEADS, TOKENS = 4, 65_536
 LENGTHS, WIDTHS = (1024, 2048, 4096, 8192, 16384), (64, 128)
@@ -31,7 +28,6 @@ PRODUCTS = {"forward": 2, "backward": 5}
 TARGET_MFU = {"forward": 0.568, "backward": 0.340}
 # Dense bf16 of the data sheets, in TFLOP/s.
 PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0}
-OUT = Path(__file__).parents[2] / "build" / "bench" / "kernels-gpu.json"
 
 Rows = tuple[Tensor, Tensor, Tensor]
 
@@ -145,24 +141,12 @@ def main() -> int:
     if not peaks:
         print(f"bench-kernels-gpu knows no peak of a {device}: add it to PEAKS", file=sys.stderr)
         return 2
-    figures = []
+    report = Report("kernels-gpu", device=device, peak_tflops=peaks[0], torch=torch.__version__)
     for width in WIDTHS:
         for longest in LENGTHS:
-            found = measure(longest, width, peaks[0] * 1e12)
-            print(*(figure.line() for figure in found), sep="\n", flush=True)
-            figures += found
-    missed = sum(not figure.met for figure in figures)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "device": device,
-        "peak_tflops": peaks[0],
-        "torch": torch.__version__,
-        "figures": [asdict(figure) | {"met": figure.met} for figure in figures],
-    }
-    OUT.write_text(json.dumps(report, indent=1) + "\n")
-    verdict = "MISSED" if missed else "PASSED"
-    print(f"{verdict}: {len(figures) - missed} of {len(figures)} targets met on a {device}")
-    return 1 if missed else 0
+            for figure in measure(longest, width, peaks[0] * 1e12):
+                report.add(figure)
+    return report.close()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,42 @@ BUILD = Path(__file__).parents[2] / "build"
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One measured figure and its target; `least` says which side of it is good."""
+    """One measured figure and its target; `least` says which side of it is good.
+
+    Without a target it is only told; `runs` are what it is the median of.
+    """
 
     name: str
     measured: float
-    target: float
+    target: float | None
     least: bool = True
     note: str = ""
+    runs: tuple[float, ...] = ()
+
+    @classmethod
+    def median(
+        cls, *, name: str, runs: list[float], target: float, least: bool = True, note: str = ""
+    ) -> Figure:
+        """The median of several runs; their number and span stand before the note."""
+        span = f"{len(runs)} runs {min(runs):.3g} to {max(runs):.3g}"
+        return cls(
+            name=name,
+            measured=statistics.median(runs),
+            target=target,
+            least=least,
+            note=f"{span}; {note}" if note else span,
+            runs=tuple(runs),
+        )
 
     @property
     def met(self) -> bool:
+        if self.target is None:
+            return True
         return self.measured >= self.target if self.least else self.measured <= self.target
 
     def line(self) -> str:
+        if self.target is None:
+            return f"told    {self.name}: {self.measured:,.4g}, no target"
         verdict = "met" if self.met else "MISSED"
         sign = ">=" if self.least else "<="
         note = f"  ({self.note})" if self.note else ""
@@ -50,7 +74,8 @@ class Report:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self._about | more | {"figures": figures}, indent=1)
         self._path.write_text(text + "\n")
-        num_met = sum(figure.met for figure in self.figures)
-        passed = num_met == len(figures) > 0
-        print(f"{'PASSED' if passed else 'MISSED'}: {num_met} of {len(figures)} targets met")
+        aimed = [figure for figure in self.figures if figure.target is not None]
+        num_met = sum(figure.met for figure in aimed)
+        passed = num_met == len(aimed) > 0
+        print(f"{'PASSED' if passed else 'MISSED'}: {num_met} of {len(aimed)} targets met")
         return 0 if passed else 1
